@@ -1,0 +1,147 @@
+"""Candidate pairs: random, all, within prompts, across prompts, or given; indices only, never features."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import ArrayLike
+
+from tercet.models._inputs import as_generator, as_pairs
+from tercet.models.data import Comparisons, Items
+
+Scheme = Literal["random", "all", "in-prompt", "cross-prompt"]
+MOST = 100_000_000
+"""Pairs that are listed at most (1.6 GB of indices); ask for a random sample of more."""
+
+
+def candidate_pairs(
+    items: Items, scheme: Scheme | ArrayLike = "random", n: int | None = None, key: Any = 0, exclude: Any = None
+) -> Int[np.ndarray, "m 2"]:
+    """List pairs of items that could be compared, without repetition.
+
+    Parameters
+    ----------
+    items : Items [N]
+    scheme : "random" or "all" (of N (N - 1) / 2), "in-prompt", "cross-prompt", or an explicit array [m, 2]
+    n : how many, drawn at random; None lists all of the scheme ("random" then means 20,000, or all if fewer)
+    key : int seed or JAX key
+    exclude : pairs [k, 2] or Comparisons that are not to be listed, either way round
+
+    Returns
+    -------
+    int array [m, 2]
+        In random order and orientation where drawn, else sorted with first < second.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tercet.designs import candidate_pairs
+    >>> from tercet.models import Items
+    >>> candidate_pairs(Items(np.eye(4)), "all", exclude=[[1, 0]]).tolist()
+    [[0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
+    """
+    rng, size = as_generator(key), len(items)
+    if not isinstance(scheme, str):
+        given = as_pairs(scheme, size)
+        kept = given[~_is_excluded(given, exclude, size)]
+        return kept if n is None else kept[rng.choice(len(kept), size=_at_most(n, len(kept)), replace=False)]
+    if scheme not in ("random", "all", "in-prompt", "cross-prompt"):
+        raise ValueError(
+            f'scheme must be "random", "all", "in-prompt", "cross-prompt" or an array of pairs, got {scheme!r}.'
+        )
+    groups = _groups(items, scheme)
+    total = int(_pairs_of(groups).sum())
+    if scheme == "random" and n is None:
+        n = min(20_000, total)
+    within = _groups(items, "in-prompt") if scheme == "cross-prompt" else None
+    left = total - (int(_pairs_of(within).sum()) if within is not None else 0)
+    return _draw(items, groups, total, left, n, rng, exclude, across=within is not None)
+
+
+def _draw(
+    items: Items, groups: list[np.ndarray], total: int, left: int, n: int | None, rng: np.random.Generator,
+    exclude: Any, across: bool,
+) -> np.ndarray:  # fmt: skip
+    size = len(items)
+
+    def usable(pairs: np.ndarray) -> np.ndarray:
+        out = _is_excluded(pairs, exclude, size)
+        if across:
+            assert items.prompt is not None
+            out |= items.prompt[pairs[:, 0]] == items.prompt[pairs[:, 1]]
+        return pairs[~out]
+
+    if n is not None and n < total // 4:
+        asked = 0 if exclude is None else len(_as_array(exclude, size))
+        share = max(left / total, 1e-3)
+        draws = min(total, int((n + asked) / share * 1.1) + 16)
+        found = usable(_decode(rng.choice(total, size=draws, replace=False), groups))
+        if len(found) >= n:
+            return _orient(found[:n], rng)
+    if total > MOST:
+        raise ValueError(f"there are {total:,} pairs, too many to list; pass n for a random sample of them.")
+    found = usable(_decode(np.arange(total), groups))
+    if n is None:
+        return found
+    return _orient(found[rng.choice(len(found), size=_at_most(n, len(found)), replace=False)], rng)
+
+
+def _at_most(n: int, available: int) -> int:
+    if n > available:
+        raise ValueError(f"{n:,} candidate pairs were asked for, but only {available:,} are left; lower n.")
+    return n
+
+
+def _orient(pairs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    flip = rng.random(len(pairs)) < 0.5
+    return np.where(flip[:, None], pairs[:, ::-1], pairs)
+
+
+def _groups(items: Items, scheme: str) -> list[np.ndarray]:
+    if scheme != "in-prompt" and not (scheme == "cross-prompt" and items.prompt is None):
+        return [np.arange(len(items))]
+    if items.prompt is None:
+        raise ValueError(f'scheme="{scheme}" needs Items(..., prompt=...), the prompt of each item.')
+    order = np.argsort(items.prompt, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(items.prompt[order])) + 1)
+    parts = [part for part in parts if len(part) > 1]
+    if not parts:
+        raise ValueError("every prompt has a single item: there are no in-prompt pairs.")
+    return parts
+
+
+def _pairs_of(groups: list[np.ndarray]) -> np.ndarray:
+    sizes = np.array([len(group) for group in groups], dtype=np.int64)
+    return sizes * (sizes - 1) // 2
+
+
+def _decode(index: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
+    """Pairs (first < second within a group) of positions in the list of all pairs of all groups."""
+    ends = np.cumsum(_pairs_of(groups))
+    group = np.searchsorted(ends, index, side="right")
+    local = index - (ends[group] - _pairs_of(groups)[group])
+    sizes = np.array([len(g) for g in groups])[group].astype(np.int64)
+    # Row i of the upper triangle starts at i (2 s - i - 1) / 2; the root may be off by one in floating point.
+    row = ((2 * sizes - 1 - np.sqrt(np.maximum((2.0 * sizes - 1) ** 2 - 8.0 * local, 0))) / 2).astype(np.int64)
+    row = np.where(local < row * (2 * sizes - row - 1) // 2, row - 1, row)
+    row = np.where(local >= (row + 1) * (2 * sizes - row - 2) // 2, row + 1, row)
+    column = local - row * (2 * sizes - row - 1) // 2 + row + 1
+    starts = np.cumsum([0] + [len(g) for g in groups[:-1]])[group]
+    flat = np.concatenate(groups)
+    return np.stack([flat[starts + row], flat[starts + column]], axis=1)
+
+
+def _as_array(exclude: Any, size: int) -> np.ndarray:
+    return as_pairs(exclude.pairs if isinstance(exclude, Comparisons) else exclude, size)
+
+
+def _code(pairs: np.ndarray, size: int) -> np.ndarray:
+    return pairs.min(axis=1) * size + pairs.max(axis=1)
+
+
+def _is_excluded(pairs: np.ndarray, exclude: Any, size: int) -> np.ndarray:
+    if exclude is None or len(exclude) == 0:
+        return np.zeros(len(pairs), dtype=bool)
+    return np.isin(_code(pairs, size), _code(_as_array(exclude, size), size))

@@ -1,0 +1,215 @@
+"""Candidate pairs under a posterior: everything a criterion reads, through the items, not the pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from tercet.inference.posterior import Posterior
+from tercet.inference.rewards import (
+    BLOCK,
+    Moments,
+    RewardGaussian,
+    comparison_model,
+    reward_gaussian,
+    typical_sites,
+)
+from tercet.models._inputs import as_pairs
+from tercet.models.data import Comparisons, Items
+from tercet.models.linear_form import design_rows
+from tercet.models.links import gauss_hermite
+from tercet.models.preferences import ComparisonModel
+
+
+@dataclass(frozen=True, eq=False)
+class PairPool:
+    """m candidate pairs among n items, p parameters (the order effect last, where there is one).
+
+    Attributes
+    ----------
+    items, pairs : the candidates
+    model : their likelihood
+    sites : typical values of the sites the likelihood needs beside the logit
+    rewards : Gaussian of the rewards
+    asked : pairs [k, 2] answered so far
+    target : matrix S [p, p] = E[d d'] over the pairs that matter
+    """
+
+    items: Items
+    pairs: Int[np.ndarray, "m 2"]
+    model: ComparisonModel
+    sites: dict[str, np.ndarray]
+    rewards: RewardGaussian
+    asked: Int[np.ndarray, "k 2"]
+    target: Float[np.ndarray, "p p"]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def take(self, index: np.ndarray) -> PairPool:
+        """The pool of these candidates only."""
+        return replace(self, pairs=self.pairs[index])
+
+    @cached_property
+    def difference(self) -> Moments:
+        """Posterior mean and variance [m] of each candidate's logit."""
+        return self.rewards.difference(self.pairs, order=True)
+
+    @cached_property
+    def information(self) -> Float[np.ndarray, " m"]:
+        """Information of one answer at the posterior mean: p (1 - p) for Bradley-Terry."""
+        return self.model.information(self.difference.mean, self.sites)
+
+    @cached_property
+    def expected_information(self) -> Float[np.ndarray, " m"]:
+        """Information of one answer averaged over the posterior of its logit."""
+        moments = self.difference
+        return gauss_hermite(lambda r: self.model.information(r, self.sites), moments.mean, moments.variance)
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "p p"]:
+        """Posterior covariance of the parameters."""
+        root = self.rewards.root
+        if self.rewards.order is not None:
+            root = np.vstack([root, self.rewards.order[1]])
+        return root @ root.T
+
+    def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
+        """d . direction for every candidate, d = x_first - x_second (then 1 for the order effect)."""
+        own = direction[:-1] if self.rewards.order is not None else direction
+        features = self.rewards.features
+        level = own if features is None else features @ own
+        along = level[self.pairs[:, 0]] - level[self.pairs[:, 1]]
+        return along + direction[-1] if self.rewards.order is not None else along
+
+    def row(self, index: int) -> Float[np.ndarray, " p"]:
+        """The difference d of one candidate."""
+        first, second = self.pairs[index]
+        features = self.rewards.features
+        if features is None:
+            own = np.zeros(len(self.rewards.root))
+            own[first], own[second] = 1.0, -1.0
+        else:
+            own = features[first] - features[second]
+        return own if self.rewards.order is None else np.append(own, 1.0)
+
+    def squared_norms(self, root: np.ndarray) -> Float[np.ndarray, " m"]:
+        """|root' d|^2 of every candidate, root [p, k]: differences of whitened items, block by block."""
+        ordered = self.rewards.order is not None
+        own, shift = (root[:-1], root[-1]) if ordered else (root, 0.0)
+        features = self.rewards.features
+        whitened = own if features is None else features @ own
+        norms = np.empty(len(self))
+        for start in range(0, len(self), BLOCK):
+            block = self.pairs[start : start + BLOCK]
+            gap = whitened[block[:, 0]] - whitened[block[:, 1]] + shift
+            norms[start : start + BLOCK] = np.einsum("ij,ij->i", gap, gap)
+        return norms
+
+    def gram(self, pairs: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "p p"]:
+        """Sum over pairs of weight d d'."""
+        if len(pairs) == 0:
+            return np.zeros((len(self.target),) * 2)
+        ordered = self.rewards.order is not None
+        rows = design_rows(self.rewards.features, len(self.items), pairs[:, 0], pairs[:, 1], ordered)
+        return rows.gram(weights)
+
+
+@dataclass(frozen=True, eq=False)
+class PairCandidates:
+    """Pairs of items that could be asked: what `select` chooses from."""
+
+    items: Items
+    pairs: Int[np.ndarray, "m 2"]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def pool(self, posterior: Posterior, target: Any) -> PairPool:
+        """These candidates under a posterior."""
+        model = comparison_model(posterior)
+        rewards = reward_gaussian(posterior, self.items)
+        asked = next((a for a in posterior.context.args or () if isinstance(a, Comparisons)), None)
+        second_moment = target_matrix(rewards, self.items, target)
+        if rewards.order is not None:
+            second_moment = np.pad(second_moment, (0, 1))  # nobody's target is an order effect
+        sites = {} if model.link is not None else typical_sites(posterior)
+        pairs = np.empty((0, 2), dtype=np.int64) if asked is None else asked.pairs
+        return PairPool(self.items, self.pairs, model, sites, rewards, pairs, second_moment)
+
+    def table(self, chosen: np.ndarray, pool: PairPool, gains: np.ndarray) -> Any:
+        """DataFrame of the chosen pairs: ids, gain, and what the posterior says of each."""
+        import pandas as pd
+
+        names, picked = self.items.names, pool.take(chosen)
+        moments = picked.difference
+        probability = gauss_hermite(
+            lambda r: self_expected(picked, r), moments.mean, moments.variance
+        )
+        return pd.DataFrame(
+            {
+                "first": [names[i] for i in picked.pairs[:, 0]],
+                "second": [names[j] for j in picked.pairs[:, 1]],
+                "gain": gains,
+                "difference_mean": moments.mean,
+                "difference_sd": moments.sd,
+                "win_probability": probability,
+            }
+        )
+
+
+def self_expected(pool: PairPool, logit: np.ndarray) -> np.ndarray:
+    """E[outcome | logit] under the pool's model."""
+    return np.asarray(pool.model.expected_outcome(logit, pool.sites))
+
+
+def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[np.ndarray, "p p"]:
+    """S = E[d d'] over the target pairs.
+
+    Parameters
+    ----------
+    target : None (two different items drawn uniformly from `items`), "in-prompt" (a uniform in-prompt pair), Items
+        (two different items drawn from these), or an array [t, 2] of pairs of `items`
+    """
+    features = rewards.features
+    size = len(rewards.mean)
+    if isinstance(target, str):
+        if target != "in-prompt":
+            raise ValueError(f'target must be None, "in-prompt", Items or pairs [t, 2], got {target!r}.')
+        return _within_prompts(features, items)
+    if isinstance(target, Items):
+        if features is None or target.features.shape[1] != features.shape[1]:
+            raise ValueError("target items need the same features as the items of the fit (projected alike).")
+        return _spread(target.features.astype(np.float64), len(target))
+    if target is None:
+        return _spread(features, size)
+    pairs = as_pairs(target, size)
+    rows = design_rows(features, size, pairs[:, 0], pairs[:, 1], order=False)
+    return rows.gram(np.full(len(pairs), 1.0 / len(pairs)))
+
+
+def _spread(features: np.ndarray | None, size: int) -> np.ndarray:
+    if size < 2:
+        raise ValueError("a target set needs at least two items: a single item has no reward difference.")
+    if features is None:
+        return 2.0 * (np.eye(size) * size - 1.0) / (size - 1) / size
+    return 2.0 * np.atleast_2d(np.cov(features, rowvar=False))
+
+
+def _within_prompts(features: np.ndarray | None, items: Items) -> np.ndarray:
+    if items.prompt is None:
+        raise ValueError('target="in-prompt" needs Items(..., prompt=...), the prompt of each item.')
+    counts = np.bincount(items.prompt)
+    pairs = counts * (counts - 1) / 2.0
+    if not pairs.sum():
+        raise ValueError('target="in-prompt" needs at least one prompt with two items.')
+    rows = np.eye(len(items)) if features is None else features
+    # Sum over pairs of one prompt of d d' is n_p times its scatter matrix about its own mean.
+    sums = np.zeros((len(counts), rows.shape[1]))
+    np.add.at(sums, items.prompt, rows)
+    centred = rows - (sums / np.maximum(counts, 1)[:, None])[items.prompt]
+    return (centred * counts[items.prompt][:, None]).T @ centred / pairs.sum()

@@ -1,0 +1,192 @@
+"""The one design grammar: select(candidates, posterior, budget)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import ArrayLike
+
+from tercet.designs.candidates import Scheme, candidate_pairs
+from tercet.designs.criteria import Criterion, as_criterion
+from tercet.designs.pool import PairCandidates, PairPool
+from tercet.inference.posterior import Posterior
+from tercet.inference.rewards import as_items
+from tercet.models._inputs import as_floats, as_generator
+from tercet.models.data import Items
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RANDOM_BATCHES = 20  # batches behind `expected_random`
+DEFAULT = "greedy V"
+
+
+class Selection(NamedTuple):
+    """What to measure next.
+
+    Attributes
+    ----------
+    chosen : the picks, best first: pairs [b, 2] for `select_pairs`
+    gains : gain [b] of each pick, in the units of the criterion, given the picks before it
+    expected_random : what a random batch of the same size gains in all, on average
+    table : DataFrame, one row a pick
+    """
+
+    chosen: Int[np.ndarray, "b 2"]
+    gains: np.ndarray
+    expected_random: float
+    table: pd.DataFrame
+
+
+def select(
+    candidates: PairCandidates,
+    posterior: Posterior,
+    budget: float,
+    *,
+    criterion: str | Criterion = DEFAULT,
+    target: Any = None,
+    cost: ArrayLike | None = None,
+    key: Any = 0,
+) -> Selection:
+    """Choose the candidates to measure next.
+
+    Parameters
+    ----------
+    candidates : what could be measured
+    posterior : what is known
+    budget : number of picks, or their total cost where `cost` is given
+    criterion : name or object, see `tercet.designs.CRITERIA`
+    target : what the model will be used on (None: differences of two random items)
+    cost : positive array [m], optional; the gain per cost then decides
+    key : int seed or JAX key
+
+    Returns
+    -------
+    Selection
+    """
+    rule = as_criterion(criterion)
+    price = None if cost is None else _as_cost(cost, len(candidates))
+    _check_budget(budget, len(candidates), price)
+    pool = candidates.pool(posterior, target)
+    rng = as_generator(key)
+    chosen, gains = _run(rule, pool, budget, price, rng)
+    expected = _expected_random(rule, pool, len(chosen), rng)
+    return Selection(pool.pairs[chosen], gains, expected, candidates.table(chosen, pool, gains))
+
+
+def select_pairs(
+    items: Items | ArrayLike,
+    posterior: Posterior,
+    budget: float,
+    *,
+    candidates: Scheme | int | ArrayLike = "random",
+    criterion: str | Criterion = DEFAULT,
+    target: Any = None,
+    cost: ArrayLike | None = None,
+    exclude: Any = None,
+    key: Any = 0,
+) -> Selection:
+    """Choose which pairs of items people should compare next.
+
+    Parameters
+    ----------
+    items : Items or raw features [n, d]
+    posterior : of a comparison model fitted on the answers so far
+    budget : number of pairs (or total cost, with `cost`)
+    candidates : "random" (20,000 of all), a number of random pairs, "all", "in-prompt", "cross-prompt", or an
+        explicit array [m, 2]
+    criterion : "greedy V" (default: it did best in our studies), "greedy D", "posterior variance",
+        "D-optimal (published)", "D-optimal (past-aware)", "random", or a Criterion
+    target : None (differences of two random items), "in-prompt", Items, or pairs [t, 2]
+    cost : array [m] for an explicit array of candidates
+    exclude : pairs [k, 2] or Comparisons that are not to be asked (again)
+    key : int seed or JAX key, for random candidates and random picks
+
+    Returns
+    -------
+    Selection
+        chosen [b, 2] (positions), gains, expected_random, table with ids.
+
+    References
+    ----------
+    Chaloner and Verdinelli (1995), Statistical Science 10; Shen, Sun, Ton (2025), arXiv 2502.04354.
+
+    Examples
+    --------
+    >>> from tercet.datasets import simulated_preferences
+    >>> from tercet.designs import select_pairs
+    >>> from tercet.inference import laplace
+    >>> from tercet.models import BradleyTerry
+    >>> data = simulated_preferences(100, 8, 200)
+    >>> fit = laplace(BradleyTerry(), data.items, data.comparisons)
+    >>> picked = select_pairs(data.items, fit, 5, exclude=data.comparisons)
+    >>> picked.chosen.shape, bool(picked.gains.sum() > picked.expected_random)
+    ((5, 2), True)
+    """
+    known = as_items(posterior, items)
+    n = int(candidates) if isinstance(candidates, (int, np.integer)) else None
+    if cost is not None and (isinstance(candidates, str) or n is not None or exclude is not None):
+        raise ValueError("cost needs an explicit array of candidates, one entry a row, and no exclude.")
+    pairs = candidate_pairs(known, "random" if n is not None else candidates, n, key, exclude)  # type: ignore[arg-type]
+    chosen_from = PairCandidates(known, pairs)
+    return select(chosen_from, posterior, budget, criterion=criterion, target=target, cost=cost, key=key)
+
+
+def _run(
+    rule: Criterion, pool: PairPool, budget: float, price: np.ndarray | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    if not rule.sequential and price is None:
+        scores = rule.score(rule.begin(pool, rng))
+        best = np.argsort(-scores, kind="stable")[: int(budget)]
+        return best, scores[best]
+    state = rule.begin(pool, rng)
+    chosen: list[int] = []
+    gains: list[float] = []
+    free = np.ones(len(pool), dtype=bool)
+    left = float(budget)
+    while True:
+        free &= (price if price is not None else 1.0) <= left + 1e-12
+        if not free.any():
+            return np.array(chosen, dtype=np.int64), np.array(gains)
+        scores = rule.score(state)
+        worth = scores if price is None else scores / price
+        index = int(np.where(free, worth, -np.inf).argmax())
+        chosen.append(index)
+        gains.append(float(scores[index]))
+        free[index] = False
+        left -= 1.0 if price is None else float(price[index])
+        state = rule.update(state, index)
+
+
+def _expected_random(rule: Criterion, pool: PairPool, size: int, rng: np.random.Generator) -> float:
+    if size == 0:
+        return 0.0
+    if not rule.sequential:
+        return float(size * rule.score(rule.begin(pool, rng)).mean())
+    totals = []
+    for _ in range(RANDOM_BATCHES):
+        state = rule.begin(pool.take(rng.choice(len(pool), size=size, replace=False)), rng)
+        total = 0.0
+        for index in range(size):
+            total += float(rule.score(state)[index])
+            state = rule.update(state, index)
+        totals.append(total)
+    return float(np.mean(totals))
+
+
+def _as_cost(cost: ArrayLike, size: int) -> np.ndarray:
+    price = as_floats("cost", cost, 1)
+    if len(price) != size or price.min() <= 0:
+        raise ValueError(f"cost must hold {size} positive numbers, one a candidate; got {len(price)}.")
+    return price
+
+
+def _check_budget(budget: float, available: int, price: np.ndarray | None) -> None:
+    if price is None and (budget != int(budget) or not 0 <= budget <= available):
+        raise ValueError(
+            f"budget must be a whole number between 0 and the {available:,} candidates left, got {budget}."
+        )
+    if price is not None and not budget >= 0:
+        raise ValueError(f"budget (a total cost) must not be negative, got {budget}.")

@@ -1,0 +1,280 @@
+"""Fisher information of any NumPyro model at any design: J' I(eta) J over the answers the model would give.
+
+eta are the parameters of each answer's distribution, J their derivative in the model's own parameters by automatic
+differentiation, and I(eta) the closed form of the family. The observed Hessian is something else and has another
+name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax.flatten_util import ravel_pytree
+from jax.scipy.special import polygamma
+from jaxtyping import Float
+from numpyro.handlers import seed, substitute, trace
+
+from tercet.inference.problem import Problem
+from tercet.models._inputs import as_key
+from tercet.models.data import Comparisons, Items
+from tercet.models.distributions import BernoulliProbit, SoftBernoulliLogits
+from tercet.models.preferences import ComparisonModel
+
+Family = Callable[[Any], tuple[Any, Callable[[Any], Any]]]
+"""Distribution -> (eta [..., k], function from eta to its information [..., k, k])."""
+
+
+def fisher_information(
+    model: Callable[..., Any],
+    sites: dict[str, Any],
+    *args: Any,
+    samples: int | None = None,
+    key: Any = 0,
+    **kwargs: Any,
+) -> Float[np.ndarray, "p p"]:
+    """Expected information of the answers of `model(*args)` about the sites given.
+
+    I(theta) = sum over answers of J' I(eta) J, J = d eta / d theta.
+
+    Parameters
+    ----------
+    model : NumPyro model
+    sites : dict of values (constrained)
+        The parameters theta and where they are; every other sample site of the model is an answer, whether it has
+        been observed or not, so a design is asked about by calling the model without observations.
+    *args, **kwargs : arguments of the model: its data, or its design
+    samples : number of simulated scores, for answers whose family has no closed form here
+    key : int seed or JAX key, for simulated scores
+
+    Returns
+    -------
+    array [p, p]
+        In the order of `jax.flatten_util.ravel_pytree(sites)`: names sorted, each flattened.
+
+    Raises
+    ------
+    ValueError
+        A family without closed form and no `samples`.
+
+    References
+    ----------
+    Lehmann and Casella (1998), Theory of Point Estimation, section 2.6.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> from tercet.inference import fisher_information
+    >>> def model(n):
+    ...     rate = numpyro.sample("rate", dist.Exponential(1.0))
+    ...     with numpyro.plate("count", n):
+    ...         numpyro.sample("y", dist.Poisson(rate))
+    >>> round(float(fisher_information(model, {"rate": 4.0}, 12)[0, 0]), 4)
+    3.0
+    """
+    with jax.enable_x64(True):
+        theta, unravel = ravel_pytree({name: jnp.asarray(value, float) for name, value in sites.items()})
+
+        def at(flat: Any) -> dict[str, Any]:
+            fixed = substitute(seed(model, as_key(key)), data=unravel(flat))
+            return {n: s for n, s in trace(fixed).get_trace(*args, **kwargs).items() if n not in sites}
+
+        return _information(at, theta, samples, key)
+
+
+def likelihood_information(problem: Problem, z: np.ndarray) -> Float[np.ndarray, "p p"]:
+    """Fisher information [p, p] of a problem's observed sites about its unconstrained vector."""
+    observed = set(problem.observed)
+
+    def at(flat: Any) -> dict[str, Any]:
+        return {n: s for n, s in problem.replay(problem.constrain_one(flat)).items() if n in observed}
+
+    with problem.precision():
+        return _information(at, jnp.asarray(z), None, 0)
+
+
+def prior_precision(problem: Problem, z: np.ndarray) -> Float[np.ndarray, "p p"]:
+    """Hessian [p, p] of minus the log prior of a problem's unconstrained vector, Jacobian included."""
+    observed = list(problem.observed)
+
+    def minus_log_prior(flat: Any) -> Any:
+        sites = problem.replay(problem.constrain_one(flat))
+        parts = [jnp.sum(_scaled(sites[name], sites[name]["fn"].log_prob(sites[name]["value"]))) for name in observed]
+        return problem.potential(flat) + sum(parts)
+
+    with problem.precision():
+        return np.asarray(jax.hessian(minus_log_prior)(jnp.asarray(z)))
+
+
+def comparison_information(
+    model: ComparisonModel, sites: dict[str, Any], items: Items, comparisons: Comparisons
+) -> Float[np.ndarray, "p p"]:
+    """Closed form for comparisons: D' diag(w v) D about the head's parameters, v the information of one answer.
+
+    Parameters
+    ----------
+    model : Bradley-Terry, Thurstone or Davidson
+    sites : dict with the head's site [p], and `order_effect`, `tie_strength` where the model has them
+    items, comparisons : the design (outcomes are not used)
+
+    Returns
+    -------
+    array [p, p]
+        With an order effect its row and column come last.
+    """
+    if model.annotators:
+        raise ValueError("with annotators use fisher_information(model, sites, items, comparisons).")
+    from tercet.models.linear_form import design_rows
+    from tercet.models.reward_heads import AbilityHead
+
+    features = None if isinstance(model.head, AbilityHead) else items.features
+    rows = design_rows(features, len(items), comparisons.first, comparisons.second, model.order_effect)
+    theta = np.atleast_1d(np.asarray(sites[model.head.site], dtype=np.float64))
+    if model.order_effect:
+        theta = np.append(theta, sites["order_effect"])
+    weight = 1.0 if comparisons.weight is None else comparisons.weight
+    return rows.gram(weight * model.information(rows.predict(theta), sites))
+
+
+def _information(at: Callable[[Any], dict[str, Any]], theta: Any, samples: int | None, key: Any) -> np.ndarray:
+    answers = {
+        name: site for name, site in at(theta).items()
+        if site["type"] == "sample" and not isinstance(site["fn"], dist.Unit)
+    }  # fmt: skip
+    if not answers:
+        raise ValueError("the model gives no answers besides the sites named: there is nothing to learn from.")
+    total = np.zeros((len(theta), len(theta)))
+    for name, site in answers.items():
+        base = _unwrap(site["fn"])
+        family = next((entry for cls, entry in _FAMILIES if isinstance(base, cls)), None)
+        if family is None:
+            total += _simulated(at, theta, name, samples, key)
+            continue
+
+        def parameters(flat: Any, name: str = name, family: Family = family) -> Any:
+            site = at(flat)[name]
+            eta = family(_unwrap(site["fn"]))[0]
+            batch = site["fn"].shape()[: len(site["fn"].shape()) - base.event_dim]
+            return jnp.broadcast_to(eta, (*batch, eta.shape[-1]))
+
+        eta, information = parameters(theta), family(base)[1]
+        jacobian = jax.jacfwd(parameters)(theta)  # [..., k, p]
+        weight = jnp.broadcast_to(_scaled(site, 1.0), eta.shape[:-1])
+        inner = information(eta) * weight[..., None, None]
+        total += np.asarray(jnp.einsum("...ip,...ij,...jq->pq", jacobian, inner, jacobian))
+    return total
+
+
+def _simulated(
+    at: Callable[[Any], dict[str, Any]], theta: Any, name: str, samples: int | None, key: Any
+) -> np.ndarray:
+    fn = at(theta)[name]["fn"]
+    if samples is None:
+        raise ValueError(
+            f"site {name!r} has the family {type(fn).__name__}, whose Fisher information has no closed form here; "
+            "pass samples=10_000 (and a key) to average simulated scores."
+        )
+    answers = fn.sample(as_key(key), (samples,))
+
+    def log_likelihood(flat: Any, answer: Any) -> Any:
+        site = at(flat)[name]
+        return jnp.atleast_1d(site["fn"].log_prob(answer)).ravel()
+
+    weight = jnp.broadcast_to(_scaled(at(theta)[name], 1.0), jnp.shape(fn.log_prob(answers[0]))).ravel()
+
+    def outer(answer: Any) -> Any:
+        scores = jax.jacrev(log_likelihood)(theta, answer)  # [answers, p]: independent, so their outer products add
+        return (scores * weight[:, None]).T @ scores
+
+    return np.asarray(jnp.mean(jax.lax.map(outer, answers, batch_size=min(samples, 256)), axis=0))
+
+
+def _scaled(site: dict[str, Any], value: Any) -> Any:
+    return value if site["scale"] is None else site["scale"] * value
+
+
+def _unwrap(fn: Any) -> Any:
+    while isinstance(fn, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
+        if isinstance(fn, dist.MaskedDistribution) and fn._mask is not True:
+            raise ValueError("a masked answer: give the model only the observations that count.")
+        fn = fn.base_dist
+    return fn
+
+
+def _scalar(name: str, information: Callable[[Any], Any]) -> Family:
+    return lambda fn: (jnp.asarray(getattr(fn, name), float)[..., None], lambda eta: information(eta)[..., None])
+
+
+def _bernoulli_logits(eta: Any) -> Any:
+    return jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta)
+
+
+def _probit(eta: Any) -> Any:
+    log_phi = -0.5 * jnp.square(eta) - 0.5 * jnp.log(2 * jnp.pi)
+    tails = jax.scipy.special.log_ndtr(eta) + jax.scipy.special.log_ndtr(-eta)
+    return jnp.exp(2 * log_phi - tails)
+
+
+def _categorical(fn: Any) -> tuple[Any, Callable[[Any], Any]]:
+    def information(eta: Any) -> Any:
+        p = jax.nn.softmax(eta, axis=-1)
+        return p[..., None] * jnp.eye(p.shape[-1]) - p[..., :, None] * p[..., None, :]
+
+    return fn.logits, information
+
+
+def _normal(fn: Any) -> tuple[Any, Callable[[Any], Any]]:
+    def information(eta: Any) -> Any:
+        inverse = eta[..., 1] ** -2
+        return jnp.stack([inverse, 2.0 * inverse], axis=-1)[..., None] * jnp.eye(2)
+
+    return jnp.stack(jnp.broadcast_arrays(fn.loc, fn.scale), axis=-1), information
+
+
+def _gamma(fn: Any) -> tuple[Any, Callable[[Any], Any]]:
+    def information(eta: Any) -> Any:
+        shape, rate = eta[..., 0], eta[..., 1]
+        rows = [[polygamma(1, shape), -1.0 / rate], [-1.0 / rate, shape / rate**2]]
+        return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+    return jnp.stack(jnp.broadcast_arrays(fn.concentration, fn.rate), axis=-1), information
+
+
+def _multivariate_normal(fn: Any) -> tuple[Any, Callable[[Any], Any]]:
+    d = fn.event_shape[0]
+    covariance = jnp.broadcast_to(fn.covariance_matrix, (*fn.batch_shape, d, d))
+    location = jnp.broadcast_to(fn.loc, (*fn.batch_shape, d))
+
+    def information(eta: Any) -> Any:
+        inverse = jnp.linalg.inv(eta[..., d:].reshape(*eta.shape[:-1], d, d))
+        kron = jnp.einsum("...ij,...kl->...ikjl", inverse, inverse).reshape(*eta.shape[:-1], d * d, d * d)
+        top = jnp.concatenate([inverse, jnp.zeros((*eta.shape[:-1], d, d * d))], axis=-1)
+        bottom = jnp.concatenate([jnp.zeros((*eta.shape[:-1], d * d, d)), 0.5 * kron], axis=-1)
+        return jnp.concatenate([top, bottom], axis=-2)
+
+    return jnp.concatenate([location, covariance.reshape(*fn.batch_shape, d * d)], axis=-1), information
+
+
+def _binomial(fn: Any) -> tuple[Any, Callable[[Any], Any]]:
+    eta = fn.logits
+    count = fn.total_count
+    return eta[..., None], lambda eta: (count * _bernoulli_logits(eta[..., 0]))[..., None, None]
+
+
+_FAMILIES: list[tuple[Any, Family]] = [
+    (SoftBernoulliLogits, _scalar("logits", _bernoulli_logits)),
+    (dist.BernoulliLogits, _scalar("logits", _bernoulli_logits)),
+    (BernoulliProbit, _scalar("logits", _probit)),
+    (dist.BernoulliProbs, _scalar("probs", lambda p: 1.0 / (p * (1.0 - p)))),
+    ((dist.CategoricalLogits, dist.CategoricalProbs), _categorical),  # ordered families are of the second kind
+    ((dist.Normal, dist.LogNormal), _normal),
+    (dist.MultivariateNormal, _multivariate_normal),
+    (dist.Poisson, _scalar("rate", lambda rate: 1.0 / rate)),
+    (dist.Exponential, _scalar("rate", lambda rate: rate**-2)),
+    (dist.Gamma, _gamma),
+    ((dist.BinomialLogits, dist.BinomialProbs), _binomial),
+]

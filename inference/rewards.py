@@ -1,0 +1,262 @@
+"""What a posterior says about rewards: of items, of differences, of who would win."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from tercet.inference.posterior import GaussianPosterior, Posterior
+from tercet.models._inputs import as_floats, as_pairs
+from tercet.models.data import Comparisons, Items, replace_features
+from tercet.models.preferences import ComparisonModel
+from tercet.models.reward_heads import AbilityHead
+
+BLOCK = 65_536  # pairs whose whitened differences are held at once
+PREDICTIVE_DRAWS = 1000
+
+
+class Moments(NamedTuple):
+    """Posterior mean [n] and variance [n]."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @property
+    def sd(self) -> np.ndarray:
+        """Posterior standard deviation [n]."""
+        return np.sqrt(self.variance)
+
+
+@dataclass(frozen=True, eq=False)
+class RewardGaussian:
+    """Rewards of items as a Gaussian: r = mean + whitened @ xi, xi standard normal.
+
+    Attributes
+    ----------
+    features : array [n, p], or None for one ability an item (the identity)
+    mean : array [n]
+    root : array [p, k], root root' the covariance of the head's parameters
+    order : mean and row of the root of the order effect, where the model has one
+    """
+
+    features: Float[np.ndarray, "n p"] | None
+    mean: Float[np.ndarray, " n"]
+    root: Float[np.ndarray, "p k"]
+    order: tuple[float, np.ndarray] | None = None
+
+    @cached_property
+    def whitened(self) -> Float[np.ndarray, "n k"]:
+        """Rows z_i with Cov(r_i, r_j) = z_i . z_j."""
+        return self.root if self.features is None else self.features @ self.root
+
+    @cached_property
+    def covariance(self) -> Float[np.ndarray, "p p"]:
+        """Covariance of the head's parameters."""
+        return self.root @ self.root.T
+
+    def difference(self, pairs: Int[np.ndarray, "m 2"], order: bool = False) -> Moments:
+        """Mean and variance of r(first) - r(second) (plus the order effect where asked)."""
+        mean = self.mean[pairs[:, 0]] - self.mean[pairs[:, 1]]
+        shift = self.order[1] if order and self.order is not None else 0.0
+        if order and self.order is not None:
+            mean = mean + self.order[0]
+        variance = np.empty(len(pairs))
+        for start in range(0, len(pairs), BLOCK):
+            block = pairs[start : start + BLOCK]
+            gap = self.whitened[block[:, 0]] - self.whitened[block[:, 1]] + shift
+            variance[start : start + BLOCK] = np.einsum("ij,ij->i", gap, gap)
+        return Moments(mean, variance)
+
+
+def comparison_model(posterior: Posterior) -> ComparisonModel:
+    """The comparison model behind a posterior, or an error."""
+    model = posterior.context.model
+    if not isinstance(model, ComparisonModel):
+        raise ValueError(
+            "rewards belong to a posterior of BradleyTerry, Thurstone or Davidson itself, got the model "
+            f"{model!r}; of a wrapped model use posterior.draws() and the head's rewards(...)."
+        )
+    return model
+
+
+def as_items(posterior: Posterior, items: Items | ArrayLike) -> Items:
+    """Items in the features the posterior was fitted on: raw embeddings are projected."""
+    given = items if isinstance(items, Items) else Items(items)
+    projection = posterior.context.projection
+    if isinstance(comparison_model(posterior).head, AbilityHead) or projection is None:
+        if given.projection is not None and projection is None and len(given.projection.center):
+            return _same_width(posterior, given)
+        return _same_width(posterior, given)
+    if given.projection is None:
+        return replace_features(given, projection.apply(given.features), projection)
+    if not projection.same_as(given.projection):
+        raise ValueError("these items were projected differently from those of the fit; pass the raw items.")
+    return given
+
+
+def _same_width(posterior: Posterior, items: Items) -> Items:
+    head = comparison_model(posterior).head
+    if isinstance(head, AbilityHead):
+        names = posterior.context.coords.get("item")
+        if names is not None and len(names) != len(items):
+            raise ValueError(
+                f"abilities belong to the {len(names)} items of the fit, got {len(items)}; unseen items need a "
+                "head on features, such as LinearHead."
+            )
+    return items
+
+
+def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGaussian:
+    """Rewards of items as a Gaussian: exact under a Gaussian posterior, by moments of the draws otherwise."""
+    model, known = comparison_model(posterior), as_items(posterior, items)
+    features = None if isinstance(model.head, AbilityHead) else known.features.astype(np.float64)
+    center, root, order = _head_moments(posterior, model)
+    if features is not None and features.shape[1] != len(center):
+        raise ValueError(
+            f"items have {features.shape[1]} features, the posterior has {len(center)} weights; pass items with "
+            "the features (or raw embeddings) of the fit."
+        )
+    return RewardGaussian(features, center if features is None else features @ center, root, order)
+
+
+def _head_moments(posterior: Posterior, model: ComparisonModel) -> tuple[Any, Any, Any]:
+    site = model.head.site
+    if isinstance(posterior, GaussianPosterior) and site in (places := _places(posterior)):
+        rows = places[site]
+        order = None
+        if model.order_effect:
+            place = places["order_effect"].start
+            order = (float(posterior.center[place]), posterior.root[place])
+        return posterior.center[rows], posterior.root[rows], order
+    draws = posterior.draws(_enough(posterior), key=0)
+    sites = np.column_stack([draws[site], draws["order_effect"]]) if model.order_effect else draws[site]
+    center = sites.mean(axis=0)
+    root = (sites - center).T / np.sqrt(len(sites) - 1)
+    if model.order_effect:
+        return center[:-1], root[:-1], (float(center[-1]), root[-1])
+    return center, root, None
+
+
+def _places(posterior: GaussianPosterior) -> dict[str, slice]:
+    positions = posterior.unravel(np.arange(float(len(posterior.center))))
+    return {
+        name: slice(int(np.min(where)), int(np.max(where)) + 1) for name, where in positions.items() if np.size(where)
+    }
+
+
+def _enough(posterior: Posterior) -> int:
+    samples = getattr(posterior, "samples", None)
+    return 4000 if samples is None else int(np.prod(next(iter(samples.values())).shape[:2]))
+
+
+def reward(posterior: Posterior, items: Items | ArrayLike) -> Moments:
+    """Posterior mean and variance of the reward of each item.
+
+    E r_i = x_i . E w, Var r_i = x_i' Cov(w) x_i. Only differences of rewards have a meaning of their own: the
+    variance of r_i - r_j is `reward_difference`, not a sum of these.
+
+    Parameters
+    ----------
+    posterior : of a comparison model
+    items : Items, or raw features [n, d]
+        Raw embeddings are projected as those of the fit were.
+
+    Returns
+    -------
+    Moments
+        mean [n] and variance [n], in logits (Bradley-Terry, Davidson) or probits (Thurstone).
+
+    Examples
+    --------
+    >>> from tercet.datasets import american_league_1987
+    >>> from tercet.inference import laplace, reward
+    >>> from tercet.models import AbilityHead, BradleyTerry
+    >>> teams, games = american_league_1987()
+    >>> reward(laplace(BradleyTerry(AbilityHead(1.0)), teams, games), teams).mean.round(2).tolist()[0]
+    0.42
+    """
+    rewards = reward_gaussian(posterior, items)
+    return Moments(rewards.mean, np.einsum("ij,ij->i", rewards.whitened, rewards.whitened))
+
+
+def reward_difference(posterior: Posterior, items: Items | ArrayLike, pairs: ArrayLike) -> Moments:
+    """Posterior mean and variance of the reward difference r(first) - r(second) of each pair.
+
+    Var(r_i - r_j) = (x_i - x_j)' Cov(w) (x_i - x_j).
+
+    Parameters
+    ----------
+    posterior : of a comparison model
+    items : Items, or raw features [n, d]
+    pairs : int array [m, 2]
+
+    Returns
+    -------
+    Moments
+        mean [m] and variance [m].
+    """
+    rewards = reward_gaussian(posterior, items)
+    return rewards.difference(as_pairs(pairs, len(rewards.mean)))
+
+
+def win_probability(
+    posterior: Posterior, items: Items | ArrayLike, pairs: ArrayLike | Comparisons, order: bool = False
+) -> Float[np.ndarray, " m"]:
+    """Posterior predictive probability that the first of each pair is preferred (a tie counts as half).
+
+    p = E F(r_first - r_second) over the posterior: by 32-node Gauss-Hermite quadrature of the difference's Gaussian
+    (closed for the probit link), or the average over draws where the posterior is not Gaussian in the rewards.
+    With annotators, that of one of precision 1, or of the annotator named by each row of `Comparisons`.
+
+    Parameters
+    ----------
+    posterior : of a comparison model
+    items : Items, or raw features [n, d]
+    pairs : int array [m, 2], or Comparisons (outcomes are not used)
+    order : include the order effect, as when the first of each pair is really shown first
+
+    Returns
+    -------
+    array [m] in [0, 1]
+    """
+    model = comparison_model(posterior)
+    known = as_items(posterior, items)
+    index = as_pairs(pairs.pairs if isinstance(pairs, Comparisons) else pairs, len(known))
+    gaussian = isinstance(posterior, GaussianPosterior) and posterior.layout is not None
+    if gaussian and model.link is not None and not model.annotators:
+        moments = reward_gaussian(posterior, known).difference(index, order)
+        return model.link.integrate(moments.mean, moments.variance)
+    who = pairs.annotator if isinstance(pairs, Comparisons) and model.annotators else None
+    return _average_outcome(posterior, model, known, index, order, who)
+
+
+def _average_outcome(
+    posterior: Posterior, model: ComparisonModel, items: Items, pairs: np.ndarray, order: bool, who: Any
+) -> np.ndarray:
+    draws = posterior.draws(PREDICTIVE_DRAWS, key=0)
+    total = np.zeros(len(pairs))
+    for k in range(PREDICTIVE_DRAWS):
+        sites = {name: values[k] for name, values in draws.items()}
+        rewards = np.asarray(model.head.rewards(sites[model.head.site], items))
+        logit = rewards[pairs[:, 0]] - rewards[pairs[:, 1]]
+        if order and model.order_effect:
+            logit = logit + sites["order_effect"]
+        if who is not None:
+            logit = logit * sites["precision"][who]
+        total += model.expected_outcome(logit, sites)
+    return total / PREDICTIVE_DRAWS
+
+
+def typical_sites(posterior: Posterior) -> dict[str, np.ndarray]:
+    """Posterior means of the sites a likelihood needs beside the logit, such as `tie_strength`."""
+    return as_arrays(posterior.mean())
+
+
+def as_arrays(sites: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Sites as float arrays."""
+    return {name: as_floats(name, value, np.ndim(value)) for name, value in sites.items()}

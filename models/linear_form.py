@@ -1,0 +1,175 @@
+"""Models linear in their parameters: eta = D theta with rows d = x_first - x_second, never more than the data.
+
+Two ways to hold D, chosen by size. Where pairs outnumber items, everything goes through the items:
+D theta = (X theta)[first] - (X theta)[second] and D' V D = X' L X with L the weighted graph Laplacian of the
+comparisons, so that a million games among 50,000 items cost what 50,000 rows cost. Otherwise D is the smaller
+matrix and is formed once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float, Int
+
+from tercet.models.links import Link
+
+BLOCK = 4096  # rows of D a Hessian update scales at once: keeps temporaries small
+
+
+class Rows(Protocol):
+    """The linear operator D [m, p]."""
+
+    def predict(self, theta: np.ndarray) -> np.ndarray:
+        """D theta [m]."""
+        ...
+
+    def pull(self, values: np.ndarray) -> np.ndarray:
+        """D' values [p]."""
+        ...
+
+    def gram(self, weights: np.ndarray) -> np.ndarray:
+        """D' diag(weights) D [p, p]."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenseRows:
+    """D as a matrix."""
+
+    matrix: Float[np.ndarray, "m p"]
+
+    def predict(self, theta: np.ndarray) -> np.ndarray:
+        return self.matrix @ theta
+
+    def pull(self, values: np.ndarray) -> np.ndarray:
+        return values @ self.matrix
+
+    def gram(self, weights: np.ndarray) -> np.ndarray:
+        total = np.zeros((self.matrix.shape[1],) * 2)
+        roots = np.sqrt(weights)[:, None]
+        for start in range(0, len(weights), BLOCK):
+            block = self.matrix[start : start + BLOCK] * roots[start : start + BLOCK]
+            total += block.T @ block  # NumPy calls syrk here: half the work of a product
+        return total
+
+
+@dataclass(frozen=True)
+class GraphRows:
+    """D through the items: features X [n, d], or the identity (`features` None) for one ability an item."""
+
+    features: Float[np.ndarray, "n d"] | None
+    size: int
+    first: Int[np.ndarray, " m"]
+    second: Int[np.ndarray, " m"]
+    order: bool
+
+    def predict(self, theta: np.ndarray) -> np.ndarray:
+        own = theta[:-1] if self.order else theta
+        rewards = own if self.features is None else self.features @ own
+        eta = rewards[self.first] - rewards[self.second]
+        return eta + theta[-1] if self.order else eta
+
+    def pull(self, values: np.ndarray) -> np.ndarray:
+        each = self._scatter(values)
+        own = each if self.features is None else each @ self.features
+        return np.append(own, values.sum()) if self.order else own
+
+    def gram(self, weights: np.ndarray) -> np.ndarray:
+        own = self._laplacian_gram(weights)
+        if not self.order:
+            return own
+        edge = self.pull(weights)
+        return np.block([[own, edge[:-1, None]], [edge[None, :-1], edge[-1:, None]]])
+
+    def _scatter(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self.first, values, self.size) - np.bincount(self.second, values, self.size)
+
+    def _laplacian_gram(self, weights: np.ndarray) -> np.ndarray:
+        n = self.size
+        degree = np.bincount(self.first, weights, n) + np.bincount(self.second, weights, n)
+        if self.features is None:
+            joint = np.bincount(self.first * n + self.second, weights, n * n).reshape(n, n)
+            laplacian = -joint - joint.T
+            laplacian[np.diag_indices(n)] += degree
+            return laplacian
+        joint = scipy.sparse.coo_array((weights, (self.first, self.second)), shape=(n, n)).tocsr()
+        crossed = self.features.T @ (joint @ self.features)
+        scaled = self.features * np.sqrt(degree)[:, None]
+        return scaled.T @ scaled - crossed - crossed.T
+
+
+def design_rows(
+    features: np.ndarray | None, n_items: int, first: np.ndarray, second: np.ndarray, order: bool
+) -> Rows:
+    """The cheaper of the two operators for these comparisons; only items that occur are kept."""
+    if features is None:
+        return GraphRows(None, n_items, first, second, order)
+    used, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
+    own = features[used].astype(np.float64)
+    # Centred: differences are the same, sums of squares lose no digits to a large common mean.
+    own -= own.mean(axis=0)
+    i, j = codes[: len(first)], codes[len(first) :]
+    if len(used) <= len(first):
+        return GraphRows(own, len(used), i, j, order)
+    matrix = own[i] - own[j]
+    return DenseRows(np.column_stack([matrix, np.ones(len(first))]) if order else matrix)
+
+
+@dataclass(frozen=True)
+class LinearForm:
+    """A log posterior sum_m w_m log p(y_m | eta_m) - theta' P theta / 2, eta = D theta.
+
+    Parameters
+    ----------
+    rows : Rows
+    link : Link
+    outcome, weight : array [m]
+    prior_precision : array [p], the diagonal of P (zeros: flat)
+    gauge : int
+        Where positive, the first `gauge` parameters have mean zero by a unit Normal on their mean.
+    layout : names and lengths (0: scalar) of the sites that make up theta, in order
+    """
+
+    rows: Rows
+    link: Link
+    outcome: np.ndarray
+    weight: np.ndarray
+    prior_precision: np.ndarray
+    gauge: int
+    layout: tuple[tuple[str, int], ...]
+
+    def with_prior_precision(self, precision: np.ndarray) -> LinearForm:
+        """The same likelihood under another Gaussian prior."""
+        return LinearForm(
+            self.rows, self.link, self.outcome, self.weight, precision, self.gauge, self.layout
+        )
+
+    def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Log posterior (up to a constant), its gradient [p], and eta [m]."""
+        eta = self.rows.predict(theta)
+        value = self.weight @ self.link.log_likelihood(eta, self.outcome)
+        value -= 0.5 * self.prior_precision @ np.square(theta)
+        gradient = self.rows.pull(self.weight * self.link.score(eta, self.outcome))
+        gradient -= self.prior_precision * theta
+        if self.gauge:
+            mean = theta[: self.gauge].mean()
+            value -= 0.5 * mean**2
+            gradient[: self.gauge] -= mean / self.gauge
+        return float(value), gradient, eta
+
+    def precision(self, eta: np.ndarray) -> np.ndarray:
+        """Minus the Hessian of the log posterior [p, p] at eta = D theta."""
+        hessian = self.rows.gram(self.weight * self.link.curvature(eta, self.outcome))
+        hessian[np.diag_indices_from(hessian)] += self.prior_precision
+        if self.gauge:
+            hessian[: self.gauge, : self.gauge] += 1.0 / self.gauge**2
+        return hessian
+
+    def log_prior_normaliser(self) -> float:
+        """Log of the prior's normalising constant (flat directions and the gauge count nothing)."""
+        proper = self.prior_precision[self.prior_precision > 0]
+        return float(0.5 * np.sum(np.log(proper / (2.0 * np.pi))))

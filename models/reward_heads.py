@@ -1,0 +1,150 @@
+"""Reward heads r(x): NumPyro functions from items to rewards, with the scale of their prior.
+
+Scale of a prior: `prior_sd` is the prior standard deviation of the reward difference of two random items, in
+logits (probits), whatever the number or the units of the features. `None` learns it, `math.inf` is a flat prior.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+from tercet.models.data import Items
+
+HYPERPRIOR_SD = 3.0
+"""Scale of the half-Normal prior of a learned `prior_sd` under NUTS and SVI, in logits."""
+
+
+def is_flat(prior_sd: Any) -> bool:
+    """Whether this scale stands for no prior (a scale that JAX traces never does)."""
+    return isinstance(prior_sd, (int, float)) and math.isinf(prior_sd)
+
+
+@dataclass(frozen=True)
+class Head(abc.ABC):
+    """A reward linear in its parameters: r = Phi theta, theta ~ Normal(0, tau^2 I), tau = prior_sd * unit.
+
+    Parameters
+    ----------
+    prior_sd : float, optional
+        Prior sd of the reward difference of two random items. None (default): learned, by maximised Laplace
+        evidence under `laplace`, as a half-Normal site `prior_sd` under `nuts` and `svi`. `math.inf`: no prior.
+    """
+
+    prior_sd: float | None = None
+
+    site = ""
+    plate = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prior_sd, (int, float)) and not self.prior_sd > 0:
+            raise ValueError(f"prior_sd must be positive, None (learned) or math.inf, got {self.prior_sd}.")
+
+    def with_prior_sd(self, prior_sd: float | None) -> Self:
+        """The same head with another prior scale."""
+        return replace(self, prior_sd=prior_sd)
+
+    @abc.abstractmethod
+    def size(self, items: Items) -> int:
+        """Number of parameters for these items."""
+
+    @abc.abstractmethod
+    def unit(self, items: Items) -> float:
+        """Sd of one parameter for which the reward difference of two random items has sd 1."""
+
+    @abc.abstractmethod
+    def rewards(self, parameters: Any, items: Items) -> Any:
+        """Rewards [..., n] of items under parameters [..., p]."""
+
+    def __call__(self, items: Items) -> Float[Array, " n"]:
+        """NumPyro model: sample the parameters, return the rewards of the items."""
+        return self.rewards(self._parameters(self.size(items), self.unit(items)), items)
+
+    def _parameters(self, size: int, unit: float) -> Any:
+        if self.prior_sd is None:
+            # Not centred: the joint mode exists, and chains mix when the data say little about single weights.
+            sd = numpyro.sample("prior_sd", dist.HalfNormal(HYPERPRIOR_SD))
+            with numpyro.plate(self.plate, size):
+                base = numpyro.sample(f"{self.site}_base", dist.Normal(0.0, 1.0))
+                return numpyro.deterministic(self.site, sd * unit * base)
+        with numpyro.plate(self.plate, size):
+            if is_flat(self.prior_sd):
+                return numpyro.sample(self.site, dist.ImproperUniform(dist.constraints.real, (), ()))
+            return numpyro.sample(self.site, dist.Normal(0.0, self.prior_sd * unit))
+
+
+@dataclass(frozen=True)
+class LinearHead(Head):
+    """r(x) = x . w, with `weights` w ~ Normal(0, tau^2 I_d) in plate `feature`.
+
+    tau = prior_sd / sqrt(2 tr Cov(x)), so that E Var(r_i - r_j) = prior_sd^2 over random items i, j.
+
+    Examples
+    --------
+    >>> from tercet.models import LinearHead
+    >>> LinearHead(prior_sd=2.0).site
+    'weights'
+    """
+
+    site = "weights"
+    plate = "feature"
+
+    def size(self, items: Items) -> int:
+        return int(items.features.shape[1])
+
+    def unit(self, items: Items) -> Any:
+        features = items.features
+        library = np if isinstance(features, np.ndarray) else jnp
+        spread = 2.0 * library.var(features, axis=0, dtype=np.float64 if library is np else None).sum()
+        if library is np and not spread > 0:
+            raise ValueError("all items have the same features: a linear head cannot tell them apart.")
+        return 1.0 / library.sqrt(spread)
+
+    def rewards(self, parameters: Any, items: Items) -> Any:
+        return parameters @ items.features.T
+
+
+@dataclass(frozen=True)
+class AbilityHead(Head):
+    """r(i) = ability_i, one a item, Normal(0, prior_sd^2 / 2) in plate `item`: the classical model.
+
+    A flat prior leaves the sum of abilities undetermined; it is then held at zero by a unit Normal on the mean,
+    which changes no difference.
+
+    Examples
+    --------
+    >>> from tercet.models import AbilityHead
+    >>> AbilityHead().site
+    'ability'
+    """
+
+    site = "ability"
+    plate = "item"
+
+    def size(self, items: Items) -> int:
+        return len(items)
+
+    def unit(self, items: Items) -> float:
+        return 1.0 / math.sqrt(2.0)
+
+    def rewards(self, parameters: Any, items: Items) -> Any:
+        if parameters.shape[-1] != len(items):
+            raise ValueError(
+                f"abilities belong to the {parameters.shape[-1]} items they were fitted on, got {len(items)}; "
+                "unseen items need a head on features, such as LinearHead."
+            )
+        return parameters
+
+    def _parameters(self, size: int, unit: float) -> Any:
+        abilities = super()._parameters(size, unit)
+        if is_flat(self.prior_sd):
+            numpyro.factor("mean_ability", -0.5 * jnp.mean(abilities) ** 2)
+        return abilities
