@@ -99,7 +99,7 @@ def main() -> None:
         data = word_valence()
         if options.words:
             file = np.load(options.words)
-            data = RatedItems(Items(file["embeddings"].astype(np.float32), ids=file["words"].tolist()), file["ratings"])
+            data = RatedItems(Items(file["embeddings"].astype(np.float32)), file["ratings"])  # has repeated words
         model = BradleyTerry(LinearHead(options.prior_sd))
         table = word_study(data, options.criteria, seeds, model)
         scores = {"spearman": 1, "log_loss": -1}

@@ -19,7 +19,7 @@ from jax.scipy.special import polygamma
 from jaxtyping import Float
 from numpyro.handlers import seed, substitute, trace
 
-from tercet.inference.problem import Problem
+from tercet.inference.problem import Problem, own_arrays_as_jax
 from tercet.models._inputs import as_key
 from tercet.models.data import Comparisons, Items
 from tercet.models.distributions import BernoulliProbit, SoftBernoulliLogits
@@ -77,6 +77,7 @@ def fisher_information(
     3.0
     """
     with jax.enable_x64(True):
+        args, kwargs = own_arrays_as_jax((args, kwargs))
         theta, unravel = ravel_pytree({name: jnp.asarray(value, float) for name, value in sites.items()})
 
         def at(flat: Any) -> dict[str, Any]:

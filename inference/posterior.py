@@ -69,7 +69,8 @@ class Posterior(abc.ABC):
         ----------
         draws : number of draws in all; by default 1,000 independent ones, or every draw of the chains
         key : int seed or JAX key
-        log_likelihood : also evaluate the pointwise log likelihood (draws x observations numbers)
+        log_likelihood : also evaluate the pointwise log likelihood and draw predictions (draws x observations
+            numbers each)
         """
         from tercet.inference.arviz_adapter import to_container
 
@@ -80,6 +81,7 @@ class Posterior(abc.ABC):
         if log_likelihood:
             self._check_memory(len(next(iter(sites.values()))))
             groups["log_likelihood"] = problem.log_likelihood(sites)
+            groups["posterior_predictive"] = problem.predictive(sites, key)
         split = {
             group: {name: _split(values, self.chains) for name, values in values_of.items()}
             for group, values_of in groups.items()
@@ -137,7 +139,7 @@ class GaussianPosterior(Posterior):
             rows = np.asarray(z).reshape(-1, z.shape[-1])
             with self.context.problem.precision():
                 sites = jax.vmap(self.context.problem.unravel)(rows)
-            return {n: np.asarray(v).reshape(*z.shape[:-1], *v.shape[1:]) for n, v in sites.items()}
+            return {n: np.asarray(v).reshape(z.shape[:-1] + v.shape[1:]) for n, v in sites.items()}
         place, sites = 0, {}
         for name, length in self.layout:
             sites[name] = z[..., place : place + length] if length else z[..., place]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from numpyro.distributions import Unit
+from numpyro.distributions import Unit, biject_to
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.initialization import init_to_median
-from numpyro.infer.util import initialize_model
+from numpyro.infer.util import constrain_fn, potential_energy
 
-from tercet.models._inputs import as_key
+from tercet.models._inputs import as_jax, as_key
+from tercet.models.data import Comparisons, Items, Sites, Snapshots
 
 CHUNK = 100  # draws evaluated at once: bounds memory at chunk x observations
 
@@ -39,10 +40,12 @@ class Problem:
         key: Any = 0,
         x64: bool | None = None,
     ) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
+        self.model = model
         self.x64 = bool(jax.config.jax_enable_x64) if x64 is None else x64
         self.key = key
+        self.latent: list[str] = []
         with self.precision():
+            self.args, self.kwargs = own_arrays_as_jax((args, kwargs))
             self._build()
 
     def precision(self) -> Any:
@@ -50,23 +53,30 @@ class Problem:
         return jax.enable_x64(self.x64)
 
     def _build(self) -> None:
-        key = as_key(self.key)
-        _check_sites(self.model, key, self.args, self.kwargs)
-        info = initialize_model(
-            key,
-            self.model,
-            init_strategy=init_to_median(num_samples=15),
-            model_args=self.args,
-            model_kwargs=self.kwargs,
-        )
-        flat, self.unravel = ravel_pytree(info.param_info.z)
-        self.start = np.asarray(flat)
-        self.size = len(self.start)
-        unravel = self.unravel
-        self.potential = jax.jit(lambda z: info.potential_fn(unravel(z)))
-        self.value_and_gradient = jax.jit(jax.value_and_grad(lambda z: info.potential_fn(unravel(z))))
-        self.constrain_one = lambda z: info.postprocess_fn(unravel(z))
-        self._constrain = jax.jit(jax.vmap(self.constrain_one))
+        values = self._start_values()
+        flat, self.unravel = ravel_pytree(values)
+        unravel, model, args, kwargs = self.unravel, self.model, self.args, self.kwargs
+        self.start, self.size = np.asarray(flat), len(flat)
+
+        def potential(z: Any) -> Any:
+            return potential_energy(model, args, kwargs, unravel(z))
+
+        def constrain_one(z: Any) -> Any:
+            return constrain_fn(model, args, kwargs, unravel(z), return_deterministic=True)
+
+        self.potential = jax.jit(potential)
+        self.value_and_gradient = jax.jit(jax.value_and_grad(potential))
+        self.constrain_one = constrain_one
+        self._constrain = jax.jit(jax.vmap(constrain_one))
+
+    def _start_values(self) -> dict[str, Any]:
+        """Unconstrained prior medians (found by one trace: NumPyro's own search costs seconds of tracing)."""
+        started = substitute(seed(self.model, as_key(self.key)), substitute_fn=init_to_median(num_samples=15))
+        sites = trace(started).get_trace(*self.args, **self.kwargs)
+        latent = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
+        _check_sites(latent, sites)
+        self.latent = list(latent)
+        return {n: jnp.asarray(biject_to(s["fn"].support).inv(s["value"]), float) for n, s in latent.items()}
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
         """Hessian of the potential [p, p], by forward over reverse in blocks of columns."""
@@ -98,11 +108,6 @@ class Problem:
             return trace(seed(self.model, as_key(self.key))).get_trace(*self.args, **self.kwargs)
 
     @property
-    def latent(self) -> list[str]:
-        """Names of the unobserved sample sites."""
-        return [name for name, site in self._trace.items() if site["type"] == "sample" and not site["is_observed"]]
-
-    @property
     def observed(self) -> dict[str, np.ndarray]:
         """Values of the observed sites (factors, which observe nothing, left out)."""
         sites = {n: s for n, s in self._trace.items() if s["type"] == "sample" and s["is_observed"]}
@@ -130,12 +135,14 @@ class Problem:
         model = substitute(seed(self.model, as_key(0)), data=sites)
         return trace(model).get_trace(*self.args, **self.kwargs)
 
-    def _over_draws(self, function: Callable[[dict[str, Any]], Any], draws: dict[str, np.ndarray]) -> Any:
+    def _over_draws(
+        self, function: Callable[[dict[str, Any]], Any], draws: dict[str, Any], extra: Sequence[str] = ()
+    ) -> Any:
         missing = [name for name in self.latent if name not in draws]
         if missing:
             raise ValueError(f"draws lack the site(s) {missing}; they hold {sorted(draws)}.")
         with self.precision():
-            sites = {name: jnp.asarray(draws[name]) for name in self.latent}
+            sites = {name: jnp.asarray(draws[name]) for name in (*self.latent, *extra)}
             count = len(next(iter(sites.values())))
             mapped = jax.lax.map(function, sites, batch_size=min(count, CHUNK))
             return jax.tree.map(np.asarray, mapped)
@@ -164,20 +171,39 @@ class Problem:
 
         return self._over_draws(one, draws)
 
+    def predictive(self, draws: dict[str, np.ndarray], key: Any = 0) -> dict[str, np.ndarray]:
+        """Simulated answers [n, observations...] at every observed site, one data set a draw."""
+        names = list(self.observed)
+        count = len(next(iter(draws.values())))
+
+        def one(sites: dict[str, Any]) -> dict[str, Any]:
+            replayed = self.replay(sites)
+            keys = jax.random.split(sites["_key"], len(names))
+            return {name: replayed[name]["fn"].sample(k) for name, k in zip(names, keys, strict=True)}
+
+        with self.precision():
+            return self._over_draws(one, draws | {"_key": jax.random.split(as_key(key), count)}, ["_key"])
+
+
+def own_arrays_as_jax(data: Any) -> Any:
+    """Arguments of a model with bare NumPy arrays as JAX arrays; tercet's containers convert themselves."""
+    containers = (Items, Comparisons, Snapshots, Sites)
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, containers) else as_jax(leaf),
+        data,
+        is_leaf=lambda node: isinstance(node, containers),
+    )
+
 
 def _log_prob(site: dict[str, Any]) -> Any:
     log_prob = site["fn"].log_prob(site["value"])
     return log_prob if site["scale"] is None else site["scale"] * log_prob
 
 
-def _check_sites(model: Callable[..., Any], key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    sites = trace(seed(model, key)).get_trace(*args, **kwargs)
-    latent = [
-        (name, site) for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
-    ]
+def _check_sites(latent: dict[str, Any], sites: dict[str, Any]) -> None:
     if not latent:
         raise ValueError("the model has no latent sample site: there is nothing to infer.")
-    for name, site in latent:
+    for name, site in latent.items():
         if site["fn"].support.is_discrete:
             raise ValueError(
                 f"site {name!r} is discrete; a Gaussian or gradient-based posterior needs continuous sites: "
@@ -186,5 +212,3 @@ def _check_sites(model: Callable[..., Any], key: Any, args: tuple[Any, ...], kwa
     for name, site in sites.items():
         if site["type"] == "plate" and len(site["value"]) < site["args"][0]:
             raise ValueError(f"plate {name!r} subsamples its data; give the whole data to this method.")
-
-

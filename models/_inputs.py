@@ -37,6 +37,25 @@ def is_concrete(*arrays: Any) -> bool:
     return not any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
+def as_jax(tree: Any) -> Any:
+    """The same pytree with NumPy arrays as JAX arrays of the precision in force; indices become 32-bit.
+
+    Never hand 64-bit NumPy arrays to JAX operations themselves: JAX (0.10 to 0.12) caches what it compiled for them
+    under `enable_x64` and gives it, with a dtype error, to code that later runs in 32 bit, the user's own included.
+    """
+    import jax
+
+    def convert(leaf: Any) -> Any:
+        if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "fiub":
+            return leaf
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        if leaf.dtype.kind in "iu" and leaf.size and np.abs(leaf).max() < 2**31:
+            dtype = np.dtype(np.int32)
+        return jax.numpy.asarray(leaf.astype(dtype))
+
+    return jax.tree.map(convert, tree)
+
+
 def as_floats(name: str, values: ArrayLike, ndim: int) -> np.ndarray:
     """Return a finite float array of `ndim` dimensions; half precision and integers become float32 and float64."""
     array = np.asarray(values)

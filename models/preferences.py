@@ -22,7 +22,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.handlers import scale
 
-from tercet.models._inputs import is_concrete
+from tercet.models._inputs import as_jax, is_concrete
 from tercet.models.data import Comparisons, Items, check_compared
 from tercet.models.distributions import BernoulliProbit, SoftBernoulliLogits
 from tercet.models.linear_form import LinearForm, design_rows
@@ -66,6 +66,7 @@ class ComparisonModel(abc.ABC):
     def __call__(self, items: Items, comparisons: Comparisons) -> None:
         """The NumPyro model."""
         self.check(items, comparisons)
+        items, comparisons = as_jax((items, comparisons))
         rewards = self.head(items)
         logit = rewards[comparisons.first] - rewards[comparisons.second]
         if self.order_effect:

@@ -101,9 +101,9 @@ class LinearHead(Head):
         return int(items.features.shape[1])
 
     def unit(self, items: Items) -> Any:
-        features = items.features
-        library = np if isinstance(features, np.ndarray) else jnp
-        spread = 2.0 * library.var(features, axis=0, dtype=np.float64 if library is np else None).sum()
+        library = np if isinstance(items.features, np.ndarray) else jnp
+        features = items.features.astype(np.float64) if library is np else items.features
+        spread = 2.0 * library.var(features, axis=0).sum()
         if library is np and not spread > 0:
             raise ValueError("all items have the same features: a linear head cannot tell them apart.")
         return 1.0 / library.sqrt(spread)
