@@ -39,9 +39,7 @@ def word_study(data: RatedItems, criteria: list[str], seeds: range, model: Any =
             "log_loss": log_loss(win_probability(posterior, held.items, pairs), truth),
         }
 
-    return compare_designs(
-        pool.items, pool.answer, evaluate, criteria=criteria, seeds=seeds, model=model, **settings
-    )
+    return compare_designs(pool.items, pool.answer, evaluate, criteria=criteria, seeds=seeds, model=model, **settings)
 
 
 def preference_study(path: Path, criteria: list[str], seeds: range, budget: int = 700) -> pd.DataFrame:

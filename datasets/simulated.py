@@ -38,9 +38,7 @@ def simulated_preferences(
     (50, 4)
     """
     if n_items < 2 or dim < 1 or n_comparisons < 1:
-        raise ValueError(
-            f"need n_items >= 2, dim >= 1, n_comparisons >= 1, got {n_items}, {dim}, {n_comparisons}."
-        )
+        raise ValueError(f"need n_items >= 2, dim >= 1, n_comparisons >= 1, got {n_items}, {dim}, {n_comparisons}.")
     rng = as_generator(key)
     features = rng.standard_normal((n_items, dim))
     weights = rng.standard_normal(dim)

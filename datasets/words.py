@@ -67,7 +67,7 @@ def word_valence() -> RatedItems:
     >>> words.items.features.shape, words.ratings.shape
     ((4000, 384), (4000, 10))
     """
-    with resources.files("tercet.datasets").joinpath("word_valence.npz").open("rb") as stream:
-        with np.load(stream, allow_pickle=False) as file:
-            words, ratings, embeddings = file["words"], file["ratings"], file["embeddings"]
+    source = resources.files("tercet.datasets").joinpath("word_valence.npz")
+    with source.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        words, ratings, embeddings = file["words"], file["ratings"], file["embeddings"]
     return RatedItems(Items(embeddings.astype(np.float32), ids=words.tolist()), ratings)

@@ -1,19 +1,41 @@
 from .candidates import candidate_pairs as candidate_pairs
 from .criteria import (
     CRITERIA as CRITERIA,
+)
+from .criteria import (
     Criterion as Criterion,
+)
+from .criteria import (
     GreedyD as GreedyD,
+)
+from .criteria import (
     GreedyV as GreedyV,
+)
+from .criteria import (
     PastAwareD as PastAwareD,
+)
+from .criteria import (
     PosteriorVariance as PosteriorVariance,
+)
+from .criteria import (
     PublishedD as PublishedD,
+)
+from .criteria import (
     RandomPairs as RandomPairs,
 )
 from .pool import PairCandidates as PairCandidates
-from .selection import Selection as Selection, select as select, select_pairs as select_pairs
+from .selection import Selection as Selection
+from .selection import select as select
+from .selection import select_pairs as select_pairs
 from .studies import (
     LearningCurve as LearningCurve,
+)
+from .studies import (
     compare_designs as compare_designs,
+)
+from .studies import (
     learning_curve as learning_curve,
+)
+from .studies import (
     paired_differences as paired_differences,
 )

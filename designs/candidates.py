@@ -16,6 +16,10 @@ MOST = 100_000_000
 """Pairs that are listed at most (1.6 GB of indices); ask for a random sample of more."""
 
 
+RANDOM = 20_000
+"""Random pairs that are listed where no number is given."""
+
+
 def candidate_pairs(
     items: Items, scheme: Scheme | ArrayLike = "random", n: int | None = None, key: Any = 0, exclude: Any = None
 ) -> Int[np.ndarray, "m 2"]:
@@ -43,6 +47,8 @@ def candidate_pairs(
     [[0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
     """
     rng, size = as_generator(key), len(items)
+    if n is not None and n < 0:
+        raise ValueError(f"n, the number of candidate pairs, must not be negative, got {n}.")
     if not isinstance(scheme, str):
         given = as_pairs(scheme, size)
         kept = given[~_is_excluded(given, exclude, size)]
@@ -53,16 +59,16 @@ def candidate_pairs(
         )
     groups = _groups(items, scheme)
     total = int(_pairs_of(groups).sum())
+    across = scheme == "cross-prompt"
+    left = total - (_within(items) if across else 0)
     if scheme == "random" and n is None:
-        n = min(20_000, total)
-    within = _groups(items, "in-prompt") if scheme == "cross-prompt" else None
-    left = total - (int(_pairs_of(within).sum()) if within is not None else 0)
-    return _draw(items, groups, total, left, n, rng, exclude, across=within is not None)
+        return _draw(items, groups, total, left, RANDOM, rng, exclude, across, or_fewer=True)
+    return _draw(items, groups, total, left, n, rng, exclude, across)
 
 
 def _draw(
     items: Items, groups: list[np.ndarray], total: int, left: int, n: int | None, rng: np.random.Generator,
-    exclude: Any, across: bool,
+    exclude: Any, across: bool, or_fewer: bool = False,
 ) -> np.ndarray:  # fmt: skip
     size = len(items)
 
@@ -74,9 +80,10 @@ def _draw(
         return pairs[~out]
 
     if n is not None and n < total // 4:
-        asked = 0 if exclude is None else len(_as_array(exclude, size))
+        wanted = n + (0 if exclude is None else len(exclude))
         share = max(left / total, 1e-3)
-        draws = min(total, int((n + asked) / share * 1.1) + 16)
+        # Six standard deviations more than wanted: enough of them are usable but for one time in a billion.
+        draws = min(total, int((wanted + 6 * np.sqrt(wanted) + 20) / share))
         found = usable(_decode(rng.choice(total, size=draws, replace=False), groups))
         if len(found) >= n:
             return _orient(found[:n], rng)
@@ -85,7 +92,8 @@ def _draw(
     found = usable(_decode(np.arange(total), groups))
     if n is None:
         return found
-    return _orient(found[rng.choice(len(found), size=_at_most(n, len(found)), replace=False)], rng)
+    count = min(n, len(found)) if or_fewer else _at_most(n, len(found))
+    return _orient(found[rng.choice(len(found), size=count, replace=False)], rng)
 
 
 def _at_most(n: int, available: int) -> int:
@@ -100,16 +108,23 @@ def _orient(pairs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _groups(items: Items, scheme: str) -> list[np.ndarray]:
-    if scheme != "in-prompt" and not (scheme == "cross-prompt" and items.prompt is None):
+    if scheme in ("random", "all"):
         return [np.arange(len(items))]
     if items.prompt is None:
         raise ValueError(f'scheme="{scheme}" needs Items(..., prompt=...), the prompt of each item.')
+    if scheme == "cross-prompt":
+        return [np.arange(len(items))]
     order = np.argsort(items.prompt, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(items.prompt[order])) + 1)
     parts = [part for part in parts if len(part) > 1]
     if not parts:
         raise ValueError("every prompt has a single item: there are no in-prompt pairs.")
     return parts
+
+
+def _within(items: Items) -> int:
+    counts = np.bincount(np.asarray(items.prompt))
+    return int((counts * (counts - 1) // 2).sum())
 
 
 def _pairs_of(groups: list[np.ndarray]) -> np.ndarray:

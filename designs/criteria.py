@@ -177,8 +177,9 @@ class GreedyD(_Greedy):
 
 @dataclass(frozen=True)
 class GreedyV(_Greedy):
-    """Greedy, target-aware (V- or I-optimal): gain v d' A S A d / (1 + v q), the fall of the average variance of
-    the reward differences we shall use the model on.
+    """Greedy and target-aware (V- or I-optimal): gain v d' A S A d / (1 + v q).
+
+    The gain is the fall of the average variance of the reward differences the model will be used on.
 
     References
     ----------

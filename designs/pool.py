@@ -14,9 +14,9 @@ from tercet.inference.rewards import (
     BLOCK,
     Moments,
     RewardGaussian,
+    as_items,
     comparison_model,
     reward_gaussian,
-    typical_sites,
 )
 from tercet.models._inputs import as_pairs
 from tercet.models.data import Comparisons, Items
@@ -79,7 +79,7 @@ class PairPool:
         return root @ root.T
 
     def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
-        """d . direction for every candidate, d = x_first - x_second (then 1 for the order effect)."""
+        """Product d . direction for every candidate, d = x_first - x_second (then 1 for the order effect)."""
         own = direction[:-1] if self.rewards.order is not None else direction
         features = self.rewards.features
         level = own if features is None else features @ own
@@ -98,7 +98,7 @@ class PairPool:
         return own if self.rewards.order is None else np.append(own, 1.0)
 
     def squared_norms(self, root: np.ndarray) -> Float[np.ndarray, " m"]:
-        """|root' d|^2 of every candidate, root [p, k]: differences of whitened items, block by block."""
+        """Squared norm |root' d|^2 of every candidate, root [p, k]: differences of whitened items, block by block."""
         ordered = self.rewards.order is not None
         own, shift = (root[:-1], root[-1]) if ordered else (root, 0.0)
         features = self.rewards.features
@@ -134,10 +134,12 @@ class PairCandidates:
         model = comparison_model(posterior)
         rewards = reward_gaussian(posterior, self.items)
         asked = next((a for a in posterior.context.args or () if isinstance(a, Comparisons)), None)
+        if isinstance(target, Items):
+            target = as_items(posterior, target)  # raw embeddings are projected as those of the fit were
         second_moment = target_matrix(rewards, self.items, target)
         if rewards.order is not None:
             second_moment = np.pad(second_moment, (0, 1))  # nobody's target is an order effect
-        sites = {} if model.link is not None else typical_sites(posterior)
+        sites = {} if model.link is not None else posterior.mean()
         pairs = np.empty((0, 2), dtype=np.int64) if asked is None else asked.pairs
         return PairPool(self.items, self.pairs, model, sites, rewards, pairs, second_moment)
 
@@ -148,7 +150,7 @@ class PairCandidates:
         names, picked = self.items.names, pool.take(chosen)
         moments = picked.difference
         probability = gauss_hermite(
-            lambda r: self_expected(picked, r), moments.mean, moments.variance
+            lambda r: picked.model.expected_outcome(r, picked.sites), moments.mean, moments.variance
         )
         return pd.DataFrame(
             {
@@ -160,11 +162,6 @@ class PairCandidates:
                 "win_probability": probability,
             }
         )
-
-
-def self_expected(pool: PairPool, logit: np.ndarray) -> np.ndarray:
-    """E[outcome | logit] under the pool's model."""
-    return np.asarray(pool.model.expected_outcome(logit, pool.sites))
 
 
 def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[np.ndarray, "p p"]:
@@ -188,6 +185,8 @@ def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[n
     if target is None:
         return _spread(features, size)
     pairs = as_pairs(target, size)
+    if len(pairs) == 0:
+        raise ValueError("target holds no pairs; give at least one, or None for all pairs of items.")
     rows = design_rows(features, size, pairs[:, 0], pairs[:, 1], order=False)
     return rows.gram(np.full(len(pairs), 1.0 / len(pairs)))
 

@@ -43,7 +43,7 @@ class Selection(NamedTuple):
 def select(
     candidates: PairCandidates,
     posterior: Posterior,
-    budget: float,
+    budget: int | float,
     *,
     criterion: str | Criterion = DEFAULT,
     target: Any = None,
@@ -79,7 +79,7 @@ def select(
 def select_pairs(
     items: Items | ArrayLike,
     posterior: Posterior,
-    budget: float,
+    budget: int | float,
     *,
     candidates: Scheme | int | ArrayLike = "random",
     criterion: str | Criterion = DEFAULT,
@@ -129,13 +129,13 @@ def select_pairs(
     n = int(candidates) if isinstance(candidates, (int, np.integer)) else None
     if cost is not None and (isinstance(candidates, str) or n is not None or exclude is not None):
         raise ValueError("cost needs an explicit array of candidates, one entry a row, and no exclude.")
-    pairs = candidate_pairs(known, "random" if n is not None else candidates, n, key, exclude)  # type: ignore[arg-type]
+    pairs = candidate_pairs(known, "random" if n is not None else candidates, n, key, exclude)
     chosen_from = PairCandidates(known, pairs)
     return select(chosen_from, posterior, budget, criterion=criterion, target=target, cost=cost, key=key)
 
 
 def _run(
-    rule: Criterion, pool: PairPool, budget: float, price: np.ndarray | None, rng: np.random.Generator
+    rule: Criterion, pool: PairPool, budget: int | float, price: np.ndarray | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     if not rule.sequential and price is None:
         scores = rule.score(rule.begin(pool, rng))
@@ -183,8 +183,8 @@ def _as_cost(cost: ArrayLike, size: int) -> np.ndarray:
     return price
 
 
-def _check_budget(budget: float, available: int, price: np.ndarray | None) -> None:
-    if price is None and (budget != int(budget) or not 0 <= budget <= available):
+def _check_budget(budget: int | float, available: int, price: np.ndarray | None) -> None:
+    if price is None and not (0 <= budget <= available and budget == int(budget)):
         raise ValueError(
             f"budget must be a whole number between 0 and the {available:,} candidates left, got {budget}."
         )

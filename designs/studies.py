@@ -65,7 +65,7 @@ def learning_curve(
     evaluate : scores of a posterior, by name
     criterion : name or object
     model : default `BradleyTerry()`, a linear head with the prior scale learned at each refit
-    start, batch, budget : numbers of labels: random ones first, each round, in all
+    start, batch, budget : numbers of labels: random ones of the candidates first, each round, in all
     candidates, target : as in `select_pairs`; random candidates are drawn anew each round
     key : int seed. The same seed starts every criterion from the same labels and shows it the same candidates
     progress : called after each refit
@@ -78,8 +78,8 @@ def learning_curve(
 
     rule, model = as_criterion(criterion), BradleyTerry() if model is None else model
     seeds = as_generator(key).integers(2**31, size=(2 + 2 * (budget // batch + 1)))
-    explicit = not isinstance(candidates, (str, int))
-    first = candidate_pairs(items, candidates if explicit else "random", start, int(seeds[0]))
+    scheme = "random" if isinstance(candidates, (int, np.integer)) else candidates
+    first = candidate_pairs(items, scheme, start, int(seeds[0]))
     asked, rows = answer(first, int(seeds[1])), []
     for step in range(1, len(seeds) // 2 + 1):
         posterior = laplace(model, items, asked)
@@ -101,7 +101,7 @@ def learning_curve(
 def compare_designs(
     items: Items,
     answer: Answer,
-    evaluate: Evaluate | Callable[[int], tuple[Items, Answer, Evaluate]],
+    evaluate: Evaluate,
     *,
     criteria: Sequence[str | Criterion],
     seeds: Sequence[int] = range(10),
@@ -138,7 +138,9 @@ def compare_designs(
     return pd.concat(tables, ignore_index=True)
 
 
-def paired_differences(table: pd.DataFrame, score: str, ours: str, theirs: str = "random") -> tuple[np.ndarray, np.ndarray]:
+def paired_differences(
+    table: pd.DataFrame, score: str, ours: str, theirs: str = "random"
+) -> tuple[np.ndarray, np.ndarray]:
     """Differences ours - theirs of a score, paired by seed.
 
     Returns
@@ -146,5 +148,5 @@ def paired_differences(table: pd.DataFrame, score: str, ours: str, theirs: str =
     labels [budgets], differences [seeds, budgets]
     """
     wide = table.pivot_table(index=["criterion", "seed"], columns="labels", values=score)
-    difference = wide.loc[ours] - wide.loc[theirs]
-    return difference.columns.to_numpy(), difference.to_numpy()
+    difference = wide.xs(ours) - wide.xs(theirs)
+    return np.asarray(difference.columns), difference.to_numpy()

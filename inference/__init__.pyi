@@ -1,25 +1,51 @@
 from .abilities import ability_table as ability_table
-from .fisher import comparison_information as comparison_information, fisher_information as fisher_information
-from .laplace_approximation import LaplaceOptions as LaplaceOptions, laplace as laplace
+from .arviz_adapter import summary as summary
+from .fisher import comparison_information as comparison_information
+from .fisher import fisher_information as fisher_information
+from .laplace_approximation import LaplaceOptions as LaplaceOptions
+from .laplace_approximation import laplace as laplace
 from .posterior import (
     GaussianPosterior as GaussianPosterior,
+)
+from .posterior import (
     Posterior as Posterior,
+)
+from .posterior import (
     SampledPosterior as SampledPosterior,
 )
 from .rewards import (
     Moments as Moments,
+)
+from .rewards import (
     reward as reward,
+)
+from .rewards import (
     reward_difference as reward_difference,
+)
+from .rewards import (
     win_probability as win_probability,
 )
-from .sampling import nuts as nuts, svi as svi
+from .sampling import nuts as nuts
+from .sampling import svi as svi
 from .scores import (
     Calibration as Calibration,
+)
+from .scores import (
     accuracy as accuracy,
+)
+from .scores import (
     brier as brier,
+)
+from .scores import (
     calibration_curve as calibration_curve,
+)
+from .scores import (
     log_loss as log_loss,
+)
+from .scores import (
     simultaneous_bound as simultaneous_bound,
+)
+from .scores import (
     spearman as spearman,
 )
 from .storage import load as load

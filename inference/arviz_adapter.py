@@ -60,9 +60,7 @@ def to_container(
         return az.from_dict(filled, **labels)
     made = az.from_dict(**filled, **labels)
     # from_dict of 0.23 drops the groups it does not know ("log_prior", "unconstrained_posterior") silently
-    dropped = {
-        name: az.dict_to_dataset(filled[name], **labels) for name in filled if name not in made.groups()
-    }
+    dropped = {name: az.dict_to_dataset(filled[name], **labels) for name in filled if name not in made.groups()}
     if dropped:
         made.add_groups(dropped)
     return made

@@ -157,9 +157,9 @@ def _information(at: Callable[[Any], dict[str, Any]], theta: Any, samples: int |
             continue
 
         def parameters(flat: Any, name: str = name, family: Family = family) -> Any:
-            site = at(flat)[name]
-            eta = family(_unwrap(site["fn"]))[0]
-            batch = site["fn"].shape()[: len(site["fn"].shape()) - base.event_dim]
+            fn = at(flat)[name]["fn"]
+            eta = family(_unwrap(fn))[0]
+            batch = fn.shape()[: len(fn.shape()) - _unwrap(fn).event_dim]
             return jnp.broadcast_to(eta, (*batch, eta.shape[-1]))
 
         eta, information = parameters(theta), family(base)[1]
@@ -170,9 +170,7 @@ def _information(at: Callable[[Any], dict[str, Any]], theta: Any, samples: int |
     return total
 
 
-def _simulated(
-    at: Callable[[Any], dict[str, Any]], theta: Any, name: str, samples: int | None, key: Any
-) -> np.ndarray:
+def _simulated(at: Callable[[Any], dict[str, Any]], theta: Any, name: str, samples: int | None, key: Any) -> np.ndarray:
     fn = at(theta)[name]["fn"]
     if samples is None:
         raise ValueError(

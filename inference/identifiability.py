@@ -34,9 +34,7 @@ def check_connected(model: ComparisonModel, items: Items, comparisons: Compariso
         )
 
 
-def warn_if_separable(
-    model: ComparisonModel, largest_logit: float, items: Items, comparisons: Comparisons
-) -> bool:
+def warn_if_separable(model: ComparisonModel, largest_logit: float, items: Items, comparisons: Comparisons) -> bool:
     """Warn where no maximum-likelihood estimate exists; return whether that is so.
 
     Abilities: the estimate is finite if and only if every item can be reached from every other by a chain of wins

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 import scipy.optimize
 
+from tercet.inference.at_scale import AtScale
 from tercet.inference.context import Context
 from tercet.inference.fisher import likelihood_information, prior_precision
 from tercet.inference.newton import log_evidence, newton
@@ -30,13 +31,20 @@ class LaplaceOptions:
     max_steps : Newton steps, or L-BFGS iterations of the general route
     curvature : "exact" Hessian, or "gauss-newton" (Fisher information of the likelihood plus the prior's Hessian),
         which is positive definite in most models where the exact one is not
-    prior_sd_range : where the evidence looks for the prior scale of a head, in logits
+    prior_sd_range : where the evidence of the prior scale of a head is searched, in logits
     """
 
     tolerance: float = 1e-8
     max_steps: int = 200
-    curvature: Literal["exact", "gauss-newton"] = "exact"
-    prior_sd_range: tuple[float, float] = (0.05, 30.0)
+    curvature: str = "exact"
+    prior_sd_range: tuple[float, float] = (0.01, 100.0)
+
+    def __post_init__(self) -> None:
+        if self.curvature not in ("exact", "gauss-newton"):
+            raise ValueError(f'curvature must be "exact" or "gauss-newton", got {self.curvature!r}.')
+        low, high = self.prior_sd_range
+        if not 0 < low < high < float("inf"):
+            raise ValueError(f"prior_sd_range must be two increasing positive numbers, got {self.prior_sd_range}.")
 
 
 def laplace(
@@ -50,7 +58,7 @@ def laplace(
 
     Computed in 64 bit whatever JAX is set to. tercet's own comparison models with a link take an exact damped
     Newton; anything else, a handler around one of them included, goes through NumPyro's unconstrained potential.
-    A head whose `prior_sd` is None gets the scale that maximises the Laplace evidence.
+    A head whose `prior_sd` is None gets the scale at the mode of its Laplace evidence times its half-Normal prior.
 
     Parameters
     ----------
@@ -131,7 +139,6 @@ def _exact(
         "condition": _condition(fit.factor),
         "effective_parameters": float(len(fit.mode) - shrinkage.sum()),
         "prior_sd": model.prior_sd,
-        **{name: value for name, value in learned.items() if name.startswith("prior_sd_")},
     }
     context = Context(model, args, kwargs, x64=True)
     return GaussianPosterior("laplace", context, diagnostics, fit.mode, fit.factor, form.layout)
@@ -161,13 +168,13 @@ def _general(
         "steps": steps,
         "log_evidence": gaussian_evidence(problem, mode, factor),
         "condition": _condition(factor),
-        **{name: value for name, value in learned.items() if name.startswith("prior_sd")},
+        **({"prior_sd": learned["prior_sd"]} if learned else {}),
     }
     return GaussianPosterior("laplace", Context(model, args, kwargs, x64=True), diagnostics, mode, factor, None)
 
 
 def find_mode(
-    problem: Problem, options: LaplaceOptions, start: np.ndarray | None = None
+    problem: Problem | AtScale, options: LaplaceOptions, start: np.ndarray | None = None
 ) -> tuple[np.ndarray, float, int]:
     """Mode of the unconstrained posterior [p], its largest gradient entry, iterations used.
 
@@ -205,13 +212,12 @@ def find_mode(
     return z, float(np.abs(gradient).max()), steps
 
 
-def curvature_factor(problem: Problem, mode: np.ndarray, options: LaplaceOptions) -> np.ndarray:
+def curvature_factor(problem: Problem | AtScale, mode: np.ndarray, options: LaplaceOptions) -> np.ndarray:
     """Lower Cholesky factor [p, p] of the precision at the mode."""
+    precision = _precision(problem, mode, options.curvature)
     if options.curvature == "gauss-newton":
-        precision = likelihood_information(problem, mode) + prior_precision(problem, mode)
         advice = "the prior itself is not log-concave at the mode: use nuts(...) or svi(...) instead"
     else:
-        precision = problem.hessian(mode)
         advice = 'try LaplaceOptions(curvature="gauss-newton"), a proper prior for every site, or nuts(...)'
     spectrum = np.linalg.eigvalsh(precision)
     if not np.isfinite(spectrum).all() or spectrum[0] <= 1e-12 * spectrum[-1]:
@@ -222,7 +228,16 @@ def curvature_factor(problem: Problem, mode: np.ndarray, options: LaplaceOptions
     return scipy.linalg.cholesky(precision, lower=True)
 
 
-def gaussian_evidence(problem: Problem, mode: np.ndarray, factor: np.ndarray) -> float:
+def _precision(problem: Problem | AtScale, z: np.ndarray, curvature: str) -> np.ndarray:
+    if curvature == "exact":
+        return problem.hessian(z)
+    if isinstance(problem, AtScale):
+        whole = _precision(problem.problem, problem.whole(z), curvature)
+        return whole[np.ix_(problem.kept, problem.kept)]
+    return likelihood_information(problem, z) + prior_precision(problem, z)
+
+
+def gaussian_evidence(problem: Problem | AtScale, mode: np.ndarray, factor: np.ndarray) -> float:
     """Laplace approximation of the log marginal likelihood."""
     with problem.precision():
         value = -float(problem.potential(mode))

@@ -81,9 +81,7 @@ def newton(
     if not fresh:
         factor = factorise(form.precision(eta))
     norm = float(np.abs(gradient).max())
-    return NewtonResult(
-        theta, factor, value, norm, steps, norm <= tolerance, float(np.abs(eta).max())
-    )
+    return NewtonResult(theta, factor, value, norm, steps, norm <= tolerance, float(np.abs(eta).max()))
 
 
 def _line_search(

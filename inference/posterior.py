@@ -136,8 +136,8 @@ class GaussianPosterior(Posterior):
         if self.layout is None:
             import jax
 
-            rows = np.asarray(z).reshape(-1, z.shape[-1])
             with self.context.problem.precision():
+                rows = jax.numpy.asarray(z).reshape(-1, z.shape[-1])
                 sites = jax.vmap(self.context.problem.unravel)(rows)
             return {n: np.asarray(v).reshape(z.shape[:-1] + v.shape[1:]) for n, v in sites.items()}
         place, sites = 0, {}
@@ -167,7 +167,7 @@ class GaussianPosterior(Posterior):
         center = self.unravel(self.center)
         exact = self.context.problem.constrain(self.center[None])
         real = {n for n in center if np.array_equal(exact[n][0], center[n])}
-        return {name: center[name] if name in real else values for name, values in averages.items()}
+        return {name: center[name] if name in real else np.asarray(values) for name, values in averages.items()}
 
     @cached_property
     def root(self) -> Float[np.ndarray, "p p"]:
@@ -245,7 +245,7 @@ class SampledPosterior(Posterior):
 
     def mean(self) -> Draws:
         """Average over all draws."""
-        return {name: values.mean(axis=0) for name, values in self._flat.items()}
+        return {name: np.asarray(values.mean(axis=0)) for name, values in self._flat.items()}
 
     def _chains(self, draws: int | None, key: Any) -> tuple[Draws, dict[str, np.ndarray]]:
         length = next(iter(self.samples.values())).shape[1]

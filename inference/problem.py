@@ -41,7 +41,7 @@ class Problem:
         x64: bool | None = None,
     ) -> None:
         self.model = model
-        self.x64 = bool(jax.config.jax_enable_x64) if x64 is None else x64
+        self.x64 = bool(jax.config.read("jax_enable_x64")) if x64 is None else x64
         self.key = key
         self.latent: list[str] = []
         with self.precision():
@@ -71,7 +71,17 @@ class Problem:
 
     def _start_values(self) -> dict[str, Any]:
         """Unconstrained prior medians (found by one trace: NumPyro's own search costs seconds of tracing)."""
-        started = substitute(seed(self.model, as_key(self.key)), substitute_fn=init_to_median(num_samples=15))
+        median = init_to_median(num_samples=15)
+
+        def free(site: dict[str, Any]) -> Any:
+            if site["type"] == "sample" and site["value"] is not None and not site["is_observed"]:
+                raise ValueError(
+                    f"site {site['name']!r} was given a value by numpyro.handlers.substitute, which leaves it to be "
+                    "inferred; to hold it fixed use numpyro.handlers.condition."
+                )
+            return median(site)
+
+        started = substitute(seed(self.model, as_key(self.key)), substitute_fn=free)
         sites = trace(started).get_trace(*self.args, **self.kwargs)
         latent = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
         _check_sites(latent, sites)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from tercet.inference.posterior import GaussianPosterior, Posterior
-from tercet.models._inputs import as_floats, as_pairs
+from tercet.models._inputs import as_pairs
 from tercet.models.data import Comparisons, Items, replace_features
 from tercet.models.preferences import ComparisonModel
 from tercet.models.reward_heads import AbilityHead
@@ -87,28 +87,14 @@ def comparison_model(posterior: Posterior) -> ComparisonModel:
 def as_items(posterior: Posterior, items: Items | ArrayLike) -> Items:
     """Items in the features the posterior was fitted on: raw embeddings are projected."""
     given = items if isinstance(items, Items) else Items(items)
+    if isinstance(comparison_model(posterior).head, AbilityHead):
+        return given  # features play no part; the number of items is checked with the rewards
     projection = posterior.context.projection
-    if isinstance(comparison_model(posterior).head, AbilityHead) or projection is None:
-        if given.projection is not None and projection is None and len(given.projection.center):
-            return _same_width(posterior, given)
-        return _same_width(posterior, given)
-    if given.projection is None:
-        return replace_features(given, projection.apply(given.features), projection)
-    if not projection.same_as(given.projection):
+    if projection is None or (given.projection is not None and projection.same_as(given.projection)):
+        return given
+    if given.projection is not None:
         raise ValueError("these items were projected differently from those of the fit; pass the raw items.")
-    return given
-
-
-def _same_width(posterior: Posterior, items: Items) -> Items:
-    head = comparison_model(posterior).head
-    if isinstance(head, AbilityHead):
-        names = posterior.context.coords.get("item")
-        if names is not None and len(names) != len(items):
-            raise ValueError(
-                f"abilities belong to the {len(names)} items of the fit, got {len(items)}; unseen items need a "
-                "head on features, such as LinearHead."
-            )
-    return items
+    return replace_features(given, projection.apply(given.features), projection)
 
 
 def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGaussian:
@@ -116,10 +102,13 @@ def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGau
     model, known = comparison_model(posterior), as_items(posterior, items)
     features = None if isinstance(model.head, AbilityHead) else known.features.astype(np.float64)
     center, root, order = _head_moments(posterior, model)
-    if features is not None and features.shape[1] != len(center):
+    if (known.features.shape[1] if features is not None else len(known)) != len(center):
         raise ValueError(
-            f"items have {features.shape[1]} features, the posterior has {len(center)} weights; pass items with "
-            "the features (or raw embeddings) of the fit."
+            f"the posterior has {len(center)} abilities and there are {len(known)} items: abilities belong to the "
+            "items of the fit; unseen items need a head on features, such as LinearHead."
+            if features is None
+            else f"items have {known.features.shape[1]} features, the posterior has {len(center)} weights; pass items "
+            "with the features (or raw embeddings) of the fit."
         )
     return RewardGaussian(features, center if features is None else features @ center, root, order)
 
@@ -209,8 +198,8 @@ def win_probability(
 ) -> Float[np.ndarray, " m"]:
     """Posterior predictive probability that the first of each pair is preferred (a tie counts as half).
 
-    p = E F(r_first - r_second) over the posterior: by 32-node Gauss-Hermite quadrature of the difference's Gaussian
-    (closed for the probit link), or the average over draws where the posterior is not Gaussian in the rewards.
+    p = E F(r_first - r_second) over the posterior: from the Gaussian of the difference (closed for the probit link,
+    exact to 1e-9 for the logistic), or the average over draws where the posterior is not Gaussian in the rewards.
     With annotators, that of one of precision 1, or of the annotator named by each row of `Comparisons`.
 
     Parameters
@@ -250,13 +239,3 @@ def _average_outcome(
             logit = logit * sites["precision"][who]
         total += model.expected_outcome(logit, sites)
     return total / PREDICTIVE_DRAWS
-
-
-def typical_sites(posterior: Posterior) -> dict[str, np.ndarray]:
-    """Posterior means of the sites a likelihood needs beside the logit, such as `tie_strength`."""
-    return as_arrays(posterior.mean())
-
-
-def as_arrays(sites: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Sites as float arrays."""
-    return {name: as_floats(name, value, np.ndim(value)) for name, value in sites.items()}

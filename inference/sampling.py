@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import scipy.linalg
@@ -101,7 +102,7 @@ def svi(
     model: Callable[..., Any],
     *args: Any,
     key: Any = 0,
-    family: Literal["full", "diagonal"] = "full",
+    family: str = "full",
     steps: int = 5000,
     learning_rate: float = 0.01,
     particles: int = 8,
@@ -138,7 +139,7 @@ def svi(
     )
 
     def rate(step: Any) -> Any:
-        return learning_rate * (0.01 + 0.99 * 0.5 * (1 + jax.numpy.cos(jax.numpy.pi * step / steps)))
+        return learning_rate * (0.01 + 0.99 * 0.5 * (1 + jnp.cos(jnp.pi * step / steps)))
 
     engine = SVI(model, guide, numpyro.optim.Adam(rate), Trace_ELBO(num_particles=particles))
     state = engine.init(as_key(key), *args, **model_kwargs)
@@ -182,7 +183,7 @@ def _gaussian(params: dict[str, Any], family: str, problem: Problem) -> tuple[np
         factor = scipy.linalg.cholesky((precision + precision.T) / 2, lower=True)
         return np.asarray(params["auto_loc"], dtype=np.float64), factor
     with problem.precision():
-        names = list(problem.unravel(problem.start))
+        names = list(problem.unravel(jnp.asarray(problem.start)))
         loc = ravel_pytree({name: params[f"{name}_auto_loc"] for name in names})[0]
-        scale = ravel_pytree({name: params[f"{name}_auto_scale"] for name in names})[0]
-    return np.asarray(loc, dtype=np.float64), np.diag(1.0 / np.asarray(scale, dtype=np.float64))
+        spread = ravel_pytree({name: params[f"{name}_auto_scale"] for name in names})[0]
+    return np.asarray(loc, dtype=np.float64), np.diag(1.0 / np.asarray(spread, dtype=np.float64))

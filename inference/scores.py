@@ -17,7 +17,7 @@ class Calibration(NamedTuple):
 
     predicted: np.ndarray
     observed: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     standard_error: np.ndarray
 
 
@@ -101,7 +101,7 @@ def calibration_curve(probability: ArrayLike, outcome: ArrayLike, bins: int = 10
     Returns
     -------
     Calibration
-        predicted, observed, count, standard_error [bins]; the standard error counts each answer once.
+        predicted, observed, counts, standard_error [bins]; the standard error counts each answer once.
     """
     p, y = _pair(probability, outcome)
     both, answers = np.concatenate([p, 1 - p]), np.concatenate([y, 1 - y])
@@ -110,9 +110,7 @@ def calibration_curve(probability: ArrayLike, outcome: ArrayLike, bins: int = 10
     observed = np.array([answers[part].mean() for part in parts])
     count = np.array([len(part) for part in parts])
     spread = np.array([answers[part].std() for part in parts])
-    return Calibration(
-        np.array([both[part].mean() for part in parts]), observed, count, spread / np.sqrt(count)
-    )
+    return Calibration(np.array([both[part].mean() for part in parts]), observed, count, spread / np.sqrt(count))
 
 
 def simultaneous_bound(

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,7 @@ from tercet.models.projection import Projection
 from tercet.models.reward_heads import AbilityHead, Head, LinearHead
 
 FORMAT = 1
-_KNOWN: dict[str, Any] = {
-    cls.__name__: cls for cls in (BradleyTerry, Thurstone, Davidson, LinearHead, AbilityHead)
-}
+_KNOWN: dict[str, Any] = {cls.__name__: cls for cls in (BradleyTerry, Thurstone, Davidson, LinearHead, AbilityHead)}
 
 
 def save(posterior: Posterior, path: str | Path) -> Path:
@@ -50,7 +50,7 @@ def save(posterior: Posterior, path: str | Path) -> Path:
     handle, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, header=np.array(text), **arrays)
+            np.savez(stream, **arrays | {"header": np.array(text)})  # type: ignore[arg-type]
         os.replace(name, target)
     except BaseException:
         os.unlink(name)
@@ -89,7 +89,7 @@ def load(path: str | Path, *args: Any, model: Callable[..., Any] | None = None, 
         with np.load(path, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
             arrays = {name: file[name] for name in file.files if name != "header"}
-    except (KeyError, ValueError, OSError, EOFError) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path} is not a posterior saved by tercet, or is cut short: {error}") from error

@@ -95,7 +95,7 @@ def as_indices(name: str, values: ArrayLike, size: int | None = None) -> np.ndar
         raise ValueError(f"{name} must have 1 dimension, got shape {array.shape}.")
     if array.size == 0:
         raise ValueError(f"{name} is empty; give at least one comparison.")
-    if array.dtype.kind == "f" and np.all(array == np.round(array)):
+    if array.dtype.kind == "f" and np.all(np.isfinite(array) & (array == np.round(array))):
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise ValueError(

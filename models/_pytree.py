@@ -23,7 +23,7 @@ def pytree(*static: str) -> Callable[[Class], Class]:
             return keyed, tuple(getattr(obj, name) for name in static)
 
         def unflatten(aux: tuple[Any, ...], values: Any) -> Any:
-            obj = object.__new__(cls)
+            obj: Any = object.__new__(cls)
             for name, value in [*zip(static, aux, strict=True), *zip(children, values, strict=True)]:
                 object.__setattr__(obj, name, value)
             return obj

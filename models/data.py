@@ -97,9 +97,7 @@ class Items:
         return cls(np.ones((len(ids), 1)), ids=ids)
 
     @classmethod
-    def from_frame(
-        cls, frame: Any, features: Sequence[str], id: str | None = None, prompt: str | None = None
-    ) -> Items:
+    def from_frame(cls, frame: Any, features: Sequence[str], id: str | None = None, prompt: str | None = None) -> Items:
         """Build from a DataFrame: feature columns, and optionally the columns of names and prompts."""
         return cls(
             frame[list(features)].to_numpy(),
@@ -257,9 +255,7 @@ class Comparisons:
         """Build from a square table: wins[i, j] games that i won against j. Equal games become one weighted row."""
         table = as_floats("wins", wins, 2)
         if table.shape[0] != table.shape[1] or np.any(np.diag(table) != 0) or table.min() < 0:
-            raise ValueError(
-                f"wins must be square, non-negative, with a zero diagonal; got shape {table.shape}."
-            )
+            raise ValueError(f"wins must be square, non-negative, with a zero diagonal; got shape {table.shape}.")
         first, second = np.nonzero(table)
         return cls(first, second, np.ones(len(first)), weight=table[first, second])
 
@@ -278,7 +274,7 @@ class Comparisons:
     def take(self, rows: ArrayLike) -> Comparisons:
         """The comparisons at these rows (int or boolean array)."""
         index = np.arange(len(self))[np.asarray(rows)]
-        kept = {
+        kept: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[index]
             for name in ("first", "second", "outcome", "weight", "annotator")
         }
@@ -289,8 +285,7 @@ class Comparisons:
         if self.annotator_ids != other.annotator_ids:
             raise ValueError("both sets of comparisons must have the same annotator_ids.")
         joined: dict[str, Any] = {
-            name: np.concatenate([getattr(self, name), getattr(other, name)])
-            for name in ("first", "second", "outcome")
+            name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("first", "second", "outcome")
         }
         if self.weight is not None or other.weight is not None:
             parts = [np.ones(len(c)) if c.weight is None else c.weight for c in (self, other)]
@@ -375,7 +370,7 @@ class Sites:
     def __init__(
         self,
         coordinates: ArrayLike,
-        metric: Literal["plane", "sphere"] = "plane",
+        metric: str = "plane",
         ids: Sequence[Hashable] | None = None,
     ) -> None:
         array = as_floats("coordinates", coordinates, 2)
@@ -399,6 +394,4 @@ def _check_degrees(array: np.ndarray) -> None:
         swapped = " They look swapped: pass latitude first." if np.abs(longitude).max() <= 90 else ""
         raise ValueError(f"latitude must be within [-90, 90], got up to {np.abs(latitude).max()}.{swapped}")
     if longitude.min() < -180 or longitude.max() > 360:
-        raise ValueError(
-            f"longitude must be within [-180, 360] degrees, got {longitude.min()} to {longitude.max()}."
-        )
+        raise ValueError(f"longitude must be within [-180, 360] degrees, got {longitude.min()} to {longitude.max()}.")

@@ -9,7 +9,7 @@ matrix and is formed once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse
@@ -20,6 +20,7 @@ from tercet.models.links import Link
 BLOCK = 4096  # rows of D a Hessian update scales at once: keeps temporaries small
 
 
+@runtime_checkable
 class Rows(Protocol):
     """The linear operator D [m, p]."""
 
@@ -102,9 +103,7 @@ class GraphRows:
         return scaled.T @ scaled - crossed - crossed.T
 
 
-def design_rows(
-    features: np.ndarray | None, n_items: int, first: np.ndarray, second: np.ndarray, order: bool
-) -> Rows:
+def design_rows(features: np.ndarray | None, n_items: int, first: np.ndarray, second: np.ndarray, order: bool) -> Rows:
     """The cheaper of the two operators for these comparisons; only items that occur are kept."""
     if features is None:
         return GraphRows(None, n_items, first, second, order)
@@ -144,9 +143,7 @@ class LinearForm:
 
     def with_prior_precision(self, precision: np.ndarray) -> LinearForm:
         """The same likelihood under another Gaussian prior."""
-        return LinearForm(
-            self.rows, self.link, self.outcome, self.weight, precision, self.gauge, self.layout
-        )
+        return LinearForm(self.rows, self.link, self.outcome, self.weight, precision, self.gauge, self.layout)
 
     def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Log posterior (up to a constant), its gradient [p], and eta [m]."""

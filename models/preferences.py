@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +31,8 @@ from tercet.models.reward_heads import AbilityHead, Head, LinearHead
 
 ORDER_SD = 1.0
 """Prior sd of the order effect, in logits."""
+
+AnyModel = TypeVar("AnyModel", bound="ComparisonModel")  # not typing.Self: beartype reads methods one by one
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class ComparisonModel(abc.ABC):
         """The prior scale of the head (None: learned)."""
         return self.head.prior_sd
 
-    def with_prior_sd(self, prior_sd: float | None) -> Self:
+    def with_prior_sd(self: AnyModel, prior_sd: float | None) -> AnyModel:
         """The same model with another prior scale."""
         return replace(self, head=self.head.with_prior_sd(prior_sd))
 
@@ -215,7 +217,7 @@ class Davidson(ComparisonModel):
         return (2 * outcome).astype(int)
 
     def expected_outcome(self, logit: Any, sites: dict[str, Any]) -> Any:
-        second, tie, first = np.moveaxis(self.probabilities(logit, sites), -1, 0)
+        _, tie, first = np.moveaxis(self.probabilities(logit, sites), -1, 0)
         return first + 0.5 * tie
 
     def information(self, logit: Any, sites: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +19,10 @@ from jaxtyping import Array, Float
 
 from tercet.models.data import Items
 
-HYPERPRIOR_SD = 3.0
-"""Scale of the half-Normal prior of a learned `prior_sd` under NUTS and SVI, in logits."""
+HYPERPRIOR_SD = 2.0
+"""Scale of the half-Normal prior of a learned `prior_sd`, in logits."""
+
+AnyHead = TypeVar("AnyHead", bound="Head")  # not typing.Self: beartype reads methods one by one
 
 
 def is_flat(prior_sd: Any) -> bool:
@@ -35,8 +37,9 @@ class Head(abc.ABC):
     Parameters
     ----------
     prior_sd : float, optional
-        Prior sd of the reward difference of two random items. None (default): learned, by maximised Laplace
-        evidence under `laplace`, as a half-Normal site `prior_sd` under `nuts` and `svi`. `math.inf`: no prior.
+        Prior sd of the reward difference of two random items. None (default): learned, with a half-Normal(2)
+        prior: by its Laplace evidence under `laplace`, as a site `prior_sd` under `nuts` and `svi`. `math.inf`: no
+        prior at all.
     """
 
     prior_sd: float | None = None
@@ -48,7 +51,7 @@ class Head(abc.ABC):
         if isinstance(self.prior_sd, (int, float)) and not self.prior_sd > 0:
             raise ValueError(f"prior_sd must be positive, None (learned) or math.inf, got {self.prior_sd}.")
 
-    def with_prior_sd(self, prior_sd: float | None) -> Self:
+    def with_prior_sd(self: AnyHead, prior_sd: float | None) -> AnyHead:
         """The same head with another prior scale."""
         return replace(self, prior_sd=prior_sd)
 
@@ -68,7 +71,7 @@ class Head(abc.ABC):
         """NumPyro model: sample the parameters, return the rewards of the items."""
         return self.rewards(self._parameters(self.size(items), self.unit(items)), items)
 
-    def _parameters(self, size: int, unit: float) -> Any:
+    def _parameters(self, size: int, unit: Any) -> Any:
         if self.prior_sd is None:
             # Not centred: the joint mode exists, and chains mix when the data say little about single weights.
             sd = numpyro.sample("prior_sd", dist.HalfNormal(HYPERPRIOR_SD))
@@ -143,7 +146,7 @@ class AbilityHead(Head):
             )
         return parameters
 
-    def _parameters(self, size: int, unit: float) -> Any:
+    def _parameters(self, size: int, unit: Any) -> Any:
         abilities = super()._parameters(size, unit)
         if is_flat(self.prior_sd):
             numpyro.factor("mean_ability", -0.5 * jnp.mean(abilities) ** 2)

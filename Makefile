@@ -1,0 +1,67 @@
+# make demo: install and run the main job on bundled real data.   make test: everything that must hold.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: help demo test test-slow lint format types bench bench-smoke notebooks notebooks-smoke clean
+
+help:
+	@echo "make demo       install into $(VENV) and run the main job on bundled real data (a minute after installing)"
+	@echo "make test       the tests, in parallel;   make test-slow: all of them"
+	@echo "make lint       ruff;   make types: mypy;   make format: let ruff format"
+	@echo "make bench      every figure we claim beside a peer (installs the peers under .bench/);   make bench-smoke"
+	@echo "make notebooks  run the notebooks into build/notebooks;   make notebooks-smoke: at toy size"
+	@echo "make clean      remove everything these commands made"
+
+$(VENV)/.base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tercet needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing tercet and what it needs into $(VENV) (a minute or two, once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@echo "installing the tools for tests, lint and notebooks ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.base
+	@$(BIN)/python notebooks/demo.py $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --slow $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# mypy sees the rooms where they are imported, through links.
+types: $(VENV)/.dev
+	@mkdir -p .typing/tercet
+	@ln -sfn ../../src/tercet/__init__.py .typing/tercet/__init__.py
+	@for room in models inference designs datasets plots; do ln -sfn ../../$$room .typing/tercet/$$room; done
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-smoke: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py --smoke
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python notebooks/execute.py $(ARGS)
+
+notebooks-smoke: $(VENV)/.dev
+	TERCET_SMOKE=1 $(BIN)/python notebooks/execute.py
+
+clean:
+	rm -rf $(VENV) .venv-* build dist .bench .cache .typing .mypy_cache .pytest_cache .ruff_cache src/*.egg-info *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

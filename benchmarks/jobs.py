@@ -1,0 +1,98 @@
+"""Ours: each job takes the arrays of a problem and returns what is timed, a call giving the estimates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import tercet
+from tercet.designs import select_pairs
+from tercet.inference import ability_table, laplace
+from tercet.models import AbilityHead, BradleyTerry, Comparisons, Items, LinearHead
+
+Data = dict[str, np.ndarray]
+Job = Callable[[], dict[str, Any]]
+
+
+def versions() -> str:
+    return f"tercet {tercet.__version__}"
+
+
+def _answers(data: Data) -> Comparisons:
+    return Comparisons(data["first"], data["second"], data["outcome"])
+
+
+def _log_determinant(factor: np.ndarray) -> float:
+    return 2.0 * float(np.log(factor.diagonal()).mean())
+
+
+def linear(data: Data) -> Job:
+    """From arrays to the mode (gradient 1e-8) and the Cholesky factor of the precision there; prior scale given."""
+
+    def run() -> dict[str, Any]:
+        fit = laplace(BradleyTerry(LinearHead(float(data["prior_sd"]))), Items(data["features"]), _answers(data))
+        _check(fit)
+        return {"weights": fit.center, "log_determinant": _log_determinant(fit.precision_factor)}
+
+    return run
+
+
+def linear_learned(data: Data) -> Job:
+    """The same with the prior scale learned by evidence."""
+
+    def run() -> dict[str, Any]:
+        fit = laplace(BradleyTerry(LinearHead()), Items(data["features"]), _answers(data))
+        _check(fit)
+        return {"log_evidence": fit.diagnostics["log_evidence"], "_prior_sd": fit.diagnostics["prior_sd"]}
+
+    return run
+
+
+def abilities(data: Data) -> Job:
+    """Maximum likelihood, centred, with the table of intervals and P(best)."""
+    items = int(data["items"])
+
+    def run() -> dict[str, Any]:
+        known = Items.named(range(items))
+        fit = laplace(BradleyTerry(AbilityHead(math.inf)), known, _answers(data))
+        _check(fit)
+        ability_table(fit, known)
+        ability = fit.mean()["ability"]
+        return {"ability": ability - ability.mean()}
+
+    return run
+
+
+def _selection(data: Data, criterion: str) -> Job:
+    items = Items(data["features"])
+    fit = laplace(BradleyTerry(LinearHead(float(data["prior_sd"]))), items, _answers(data))
+    budget = int(data["budget"])
+
+    def run() -> dict[str, Any]:
+        picked = select_pairs(items, fit, budget, candidates=data["candidates"], criterion=criterion)
+        return {"picks": picked.chosen, "gains": picked.gains}
+
+    return run
+
+
+def published_d(data: Data) -> Job:
+    """`select_pairs` by the published D-optimality: checks, scores, the best 256 and their table."""
+    return _selection(data, "D-optimal (published)")
+
+
+def greedy_d(data: Data) -> Job:
+    """`select_pairs` by greedy D."""
+    return _selection(data, "greedy D")
+
+
+def greedy_v(data: Data) -> Job:
+    """`select_pairs` by greedy V."""
+    return _selection(data, "greedy V")
+
+
+def _check(fit: Any) -> None:
+    if not fit.diagnostics["converged"]:
+        raise RuntimeError(f"not converged: {fit.diagnostics}")

@@ -1,0 +1,235 @@
+"""Theirs, and plain NumPy references: like `jobs.py`, importable without tercet; each imports its own library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+Data = dict[str, np.ndarray]
+Job = Callable[[], dict[str, Any]]
+
+
+def versions() -> str:
+    found = []
+    for package in ("scikit-learn", "choix", "jax", "numpy"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def _differences(data: Data) -> np.ndarray:
+    features = data["features"].astype(np.float64)
+    return features[data["first"]] - features[data["second"]]
+
+
+def _ridge(data: Data, prior_sd: float) -> float:
+    """Precision of a weight when the reward difference of two random items has this prior sd."""
+    return 2.0 * float(np.var(data["features"].astype(np.float64), axis=0).sum()) / prior_sd**2
+
+
+def _sigmoid(logit: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-logit))
+
+
+def _precision(rows: np.ndarray, weights: np.ndarray, ridge: float) -> np.ndarray:
+    p = _sigmoid(rows @ weights)
+    return rows.T @ (rows * (p * (1.0 - p))[:, None]) + ridge * np.eye(rows.shape[1])
+
+
+def _log_determinant(precision: np.ndarray) -> float:
+    return 2.0 * float(np.log(np.linalg.cholesky(precision).diagonal()).mean())
+
+
+# scikit-learn ---------------------------------------------------------------------------------------------------
+
+
+def _scikit_learn(data: Data, rows: np.ndarray, **settings: Any) -> np.ndarray:
+    from sklearn.linear_model import LogisticRegression
+
+    ridge = _ridge(data, float(data["prior_sd"]))
+    fit = LogisticRegression(C=1.0 / ridge, fit_intercept=False, max_iter=10_000, **settings)
+    return fit.fit(rows, data["outcome"]).coef_[0]
+
+
+def scikit_learn_laplace(data: Data) -> Job:
+    """Differences, LogisticRegression(lbfgs), then the Hessian and its Cholesky factor in NumPy."""
+
+    def run() -> dict[str, Any]:
+        rows = _differences(data)
+        weights = _scikit_learn(data, rows, solver="lbfgs", tol=1e-9)
+        precision = _precision(rows, weights, _ridge(data, float(data["prior_sd"])))
+        return {"weights": weights, "log_determinant": _log_determinant(precision)}
+
+    return run
+
+
+def _scikit_learn_map(data: Data, **settings: Any) -> Job:
+    from time import perf_counter
+
+    start = perf_counter()
+    rows = _differences(data)
+    forming = perf_counter() - start
+    return lambda: {"weights": _scikit_learn(data, rows, **settings), "_s to form differences, not counted": forming}
+
+
+def scikit_learn_lbfgs(data: Data) -> Job:
+    """MAP only, differences already formed."""
+    return _scikit_learn_map(data, solver="lbfgs", tol=1e-8)
+
+
+def scikit_learn_newton_cholesky(data: Data) -> Job:
+    """MAP only, differences already formed; second order, as ours."""
+    return _scikit_learn_map(data, solver="newton-cholesky", tol=1e-8)
+
+
+# choix ----------------------------------------------------------------------------------------------------------
+
+
+def choix_ilsr(data: Data) -> Job:
+    """Iterative Luce spectral ranking without regularisation, from its list of (winner, loser); no intervals."""
+    import choix
+
+    won = data["outcome"] > 0.5
+    winner = np.where(won, data["first"], data["second"]).tolist()
+    loser = np.where(won, data["second"], data["first"]).tolist()
+    outcomes = list(zip(winner, loser, strict=True))
+
+    def run() -> dict[str, Any]:
+        ability = choix.ilsr_pairwise(int(data["items"]), outcomes, alpha=0.0, max_iter=1_000, tol=1e-9)
+        return {"ability": ability - ability.mean()}
+
+    return run
+
+
+# References: the definition, written out ------------------------------------------------------------------------
+
+
+def _newton(rows: np.ndarray, outcome: np.ndarray, ridge: float) -> np.ndarray:
+    weights = np.zeros(rows.shape[1])
+    for _ in range(100):
+        gradient = rows.T @ (outcome - _sigmoid(rows @ weights)) - ridge * weights
+        if np.abs(gradient).max() < 1e-10:
+            break
+        weights = weights + np.linalg.solve(_precision(rows, weights, ridge), gradient)
+    return weights
+
+
+def dense_newton(data: Data) -> Job:
+    """Undamped Newton on the matrix of differences."""
+
+    def run() -> dict[str, Any]:
+        rows, ridge = _differences(data), _ridge(data, float(data["prior_sd"]))
+        weights = _newton(rows, data["outcome"], ridge)
+        return {"weights": weights, "log_determinant": _log_determinant(_precision(rows, weights, ridge))}
+
+    return run
+
+
+def evidence_grid(data: Data) -> Job:
+    """The largest Laplace evidence over a fine grid of prior scales."""
+
+    def evidence(prior_sd: float) -> float:
+        rows, ridge = _differences(data), _ridge(data, prior_sd)
+        weights = _newton(rows, data["outcome"], ridge)
+        logit = rows @ weights
+        fit = np.sum(data["outcome"] * logit - np.logaddexp(0.0, logit)) - 0.5 * ridge * np.sum(weights**2)
+        spread = np.linalg.slogdet(_precision(rows, weights, ridge))[1]
+        return float(fit + 0.5 * len(weights) * np.log(ridge) - 0.5 * spread)
+
+    return lambda: {"log_evidence": max(evidence(sd) for sd in np.exp(np.linspace(-2.5, 3.0, 111)))}
+
+
+def minorise_maximise(data: Data) -> Job:
+    """Hunter (2004): ability_i = log(wins_i / sum_j games_ij / (pi_i + pi_j)), repeated."""
+
+    def run() -> dict[str, Any]:
+        items = int(data["items"])
+        first, second, won = data["first"], data["second"], data["outcome"]
+        wins = np.bincount(first, won, items) + np.bincount(second, 1.0 - won, items)
+        games = np.zeros((items, items))
+        np.add.at(games, (first, second), 1.0)
+        games += games.T
+        strength = np.ones(items)
+        for _ in range(5_000):
+            strength = wins / (games / (strength[:, None] + strength)).sum(axis=1)
+            strength /= np.exp(np.log(strength).mean())
+        return {"ability": np.log(strength)}
+
+    return run
+
+
+def autograd_of_logdet(data: Data) -> Job:
+    """The published formula as published: d log det(sum_m s_m v_m d_m d_m' + 1e-6 I) / d s_m at s = 1, by autodiff."""
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    ridge = _ridge(data, float(data["prior_sd"]))
+    weights = _newton(_differences(data), data["outcome"], ridge)
+    pairs, budget = data["candidates"], int(data["budget"])
+
+    @jax.jit
+    def gradient(rows: Any) -> Any:
+        p = jax.nn.sigmoid(rows @ weights)
+        information = (p * (1.0 - p))[:, None, None] * rows[:, :, None] * rows[:, None, :]  # [m, d, d]
+
+        def log_det(share: Any) -> Any:
+            total = jnp.tensordot(share, information, axes=1) + 1e-6 * jnp.eye(rows.shape[1])
+            return jnp.linalg.slogdet(total)[1]
+
+        return jax.grad(log_det)(jnp.ones(len(rows)))
+
+    def run() -> dict[str, Any]:
+        features = data["features"].astype(np.float64)
+        scores = np.asarray(gradient(features[pairs[:, 0]] - features[pairs[:, 1]]))
+        best = np.argsort(-scores, kind="stable")[:budget]
+        return {"picks": pairs[best], "gains": scores[best]}
+
+    return run
+
+
+def _greedy(data: Data, gain: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) -> Job:
+    """Each pick by the determinant or the trace itself, information averaged over the posterior on a fine grid."""
+    rows, ridge = _differences(data), _ridge(data, float(data["prior_sd"]))
+    weights = _newton(rows, data["outcome"], ridge)
+    features = data["features"].astype(np.float64)
+    pairs = data["candidates"]
+    d = features[pairs[:, 0]] - features[pairs[:, 1]]
+
+    def run() -> dict[str, Any]:
+        precision = _precision(rows, weights, ridge)
+        sd = np.sqrt(np.einsum("md,de,me->m", d, np.linalg.inv(precision), d))
+        z = np.linspace(-9.0, 9.0, 2001)
+        p = _sigmoid((d @ weights)[:, None] + sd[:, None] * z)
+        density = np.exp(-0.5 * z**2)
+        v = (p * (1.0 - p)) @ (density / density.sum())
+        target = 2.0 * np.cov(features, rowvar=False)
+        picks, gains = [], []
+        for _ in range(int(data["budget"])):
+            worth = [
+                -np.inf if m in picks else gain(precision, precision + v[m] * np.outer(d[m], d[m]), target)
+                for m in range(len(d))
+            ]
+            picks.append(int(np.argmax(worth)))
+            gains.append(max(worth))
+            precision = precision + v[picks[-1]] * np.outer(d[picks[-1]], d[picks[-1]])
+        return {"picks": pairs[picks], "gains": np.array(gains)}
+
+    return run
+
+
+def brute_force_d(data: Data) -> Job:
+    """Greedy rise of log det of the precision."""
+    return _greedy(data, lambda before, after, target: np.linalg.slogdet(after)[1] - np.linalg.slogdet(before)[1])
+
+
+def brute_force_v(data: Data) -> Job:
+    """Greedy fall of trace(target covariance)."""
+    return _greedy(
+        data, lambda before, after, target: np.trace(target @ (np.linalg.inv(before) - np.linalg.inv(after)))
+    )

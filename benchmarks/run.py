@@ -1,0 +1,289 @@
+"""Every figure we claim, measured beside a peer in one run.
+
+python benchmarks/run.py                          # all rows; peers are installed under .bench/ when first needed
+python benchmarks/run.py --only wide greedy-v     # some rows
+python benchmarks/run.py --smoke                  # tiny sizes, no peers: agreement with the definition, written out
+
+Each side runs in processes of its own, in turn: ours, peer, peer, ours. Warm is the fastest later call, cold the
+imports and the first call, memory the peak above the process as it was after its imports (data included, alike).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from problems import PROBLEMS
+
+HERE = Path(__file__).resolve().parent
+ENVIRONMENTS = HERE.parent / ".bench"
+SLOW = 25.0  # seconds a call; slower sides run once, not twice
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A function of `peers.py`, and the package (its own environment) it needs; None: ours will do."""
+
+    name: str
+    function: str
+    package: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job of `jobs.py` on a problem, who stands beside it, and the figure to reach."""
+
+    name: str
+    title: str
+    function: str
+    problem: str
+    reference: Peer
+    tolerance: float
+    peers: tuple[Peer, ...] = ()
+    seconds: float | None = None
+    ratio: float | None = None
+    megabytes: float | None = None
+    note: str = ""
+
+    @property
+    def target(self) -> str:
+        """The figure to reach, in words."""
+        limits = {"{:g} s": self.seconds, "{:g} x": self.ratio, "{:g} MB": self.megabytes}
+        return ", ".join(text.format(value) for text, value in limits.items() if value is not None) or "-"
+
+    def reached(self, ours: Figures, peer: Figures | None) -> str:
+        """Whether these figures reach the target."""
+        verdicts = [
+            self.seconds is None or ours["warm"] <= self.seconds,
+            self.megabytes is None or ours["peak"] <= self.megabytes,
+            self.ratio is None or (None if peer is None else peer["warm"] >= self.ratio * ours["warm"]),
+        ]
+        if self.target == "-" or None in verdicts:
+            return "-"
+        return "yes" if all(verdicts) else "NO"
+
+
+DENSE = Peer("Newton on differences", "dense_newton")
+MAXIMISE = Peer("minorise-maximise", "minorise_maximise")
+AUTOGRAD = Peer("autograd of logdet (JAX)", "autograd_of_logdet")
+
+ROWS = (
+    Row(
+        "wide", "linear head, 20,000 pairs x 2,048: MAP + Laplace", "linear", "wide", DENSE, 1e-6,
+        (Peer("scikit-learn + NumPy Hessian", "scikit_learn_laplace", "scikit-learn"),), seconds=4,
+    ),
+    Row(
+        "wide-learned", "the same, prior scale learned", "linear_learned", "wide",
+        Peer("evidence on a grid", "evidence_grid"), 1e-2,
+    ),
+    Row(
+        "long", "linear head, 1,000,000 pairs x 64: MAP + Laplace", "linear", "long", DENSE, 1e-6,
+        (
+            Peer("scikit-learn lbfgs", "scikit_learn_lbfgs", "scikit-learn"),
+            Peer("scikit-learn newton-cholesky", "scikit_learn_newton_cholesky", "scikit-learn"),
+        ), ratio=5, note="the peer gives the MAP only",
+    ),
+    Row(
+        "games", "abilities, 1,000 items, 300,000 games, intervals", "abilities", "games", MAXIMISE, 1e-6,
+        (Peer("choix ilsr", "choix_ilsr", "choix"),), seconds=1.5,
+        note="choix gives no intervals; its list of tuples is made beforehand",
+    ),
+    Row(
+        "many-games", "abilities, 300 items, 2,000,000 games, intervals", "abilities", "many_games", MAXIMISE, 1e-6,
+        seconds=1.5,
+    ),
+    Row(
+        "published-d", "published D-optimality, 100,000 pairs x 64, best 256", "published_d", "candidates", AUTOGRAD,
+        1e-6, (AUTOGRAD,), seconds=0.2,
+    ),
+    Row(
+        "greedy-d", "greedy D, 1,000,000 pairs, d = 64, 100 picks", "greedy_d", "many_candidates",
+        Peer("log det of each", "brute_force_d"), 1e-4, seconds=2.5, megabytes=700,
+        note="bmdal_reg MaxDet: 79 s by the design note, not installed here",
+    ),
+    Row(
+        "greedy-v", "greedy V, 1,000,000 pairs, d = 64, 100 picks", "greedy_v", "many_candidates",
+        Peer("trace of each", "brute_force_v"), 1e-4, seconds=5, megabytes=700,
+    ),
+)  # fmt: skip
+
+
+def environment(package: str) -> str | None:
+    """The interpreter of the peer's own environment, made when first needed; None where that fails."""
+    folder = ENVIRONMENTS / package
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if (folder / "ready").exists():
+        return str(python)
+    print(f"installing {package} into {folder}", file=sys.stderr)
+    try:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"{package} could not be installed: {error}", file=sys.stderr)
+        return None
+    (folder / "ready").touch()
+    return str(python)
+
+
+def run_child(python: str, module: str, folder: Path, jobs: list[str]) -> dict[str, Figures]:
+    """Figures of each FUNCTION:PROBLEM, measured in a fresh process."""
+    command = [python, str(HERE / "child.py"), module, str(folder), *jobs]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{module} {jobs} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
+    return {figures["job"]: figures for figures in lines}
+
+
+def best(runs: Iterable[Figures]) -> Figures:
+    """The fastest of several processes, and the largest memory."""
+    found = sorted(runs, key=lambda figures: figures["warm"])
+    return found[0] | {
+        "cold": min(figures["cold"] for figures in found),
+        "peak": max(figures["peak"] for figures in found),
+    }
+
+
+def agreement(folder: Path, row: Row, peer: Peer) -> tuple[str, bool]:
+    """The largest difference of the estimates, or how many picks are the same; whether that is close enough."""
+    with (
+        np.load(folder / f"jobs-{row.function}-{row.problem}.npz") as ours,
+        np.load(folder / f"peers-{peer.function}-{row.problem}.npz") as theirs,
+    ):
+        shared = [name for name in ours.files if name in theirs.files and name != "picks"]
+        largest = max(float(np.abs(ours[name] - theirs[name]).max()) for name in shared)
+        if "picks" not in theirs.files:
+            return f"{largest:.0e}", largest <= row.tolerance
+        picks = [set(map(tuple, np.sort(side["picks"], axis=1).tolist())) for side in (ours, theirs)]
+        same = len(picks[0] & picks[1])
+        text = f"{same}/{len(picks[0])} picks, {largest:.0e}"
+        return text, same == len(picks[0]) and largest <= row.tolerance
+
+
+def measure(row: Row, peers: tuple[Peer, ...], folder: Path) -> list[dict[str, str]]:
+    """The lines of the table for one row, each side timed in processes of its own, in turn."""
+    sides: dict[Peer | None, tuple[str, str, str]] = {
+        None: (sys.executable, "jobs", f"{row.function}:{row.problem}")
+    }
+    missing = []
+    for peer in peers:
+        python = sys.executable if peer.package is None else environment(peer.package)
+        if python is None:
+            missing.append(peer)
+        else:
+            sides[peer] = (python, "peers", f"{peer.function}:{row.problem}")
+    runs: dict[Peer | None, list[Figures]] = defaultdict(list)
+    for order in (list(sides), list(reversed(sides))):
+        for side in order:
+            if runs[side] and runs[side][0]["warm"] > SLOW:
+                continue
+            python, module, job = sides[side]
+            runs[side] += run_child(python, module, folder, [job]).values()
+    if not runs[None]:
+        return [{"job": row.title, "reached": "FAILED"}]
+    ours = best(runs[None])
+    lines = [
+        line(row, ours, peer, best(runs[peer]), *agreement(folder, row, peer)) for peer in peers if runs[peer]
+    ] or [line(row, ours, None, None, "-", True)]
+    return lines + [{"job": row.title, "peer": f"{peer.name}: not installed"} for peer in missing]
+
+
+def line(
+    row: Row, ours: Figures, peer: Peer | None, theirs: Figures | None, agree: str, close: bool
+) -> dict[str, str]:
+    """One line of the table."""
+    notes = [row.note] if row.note else []
+    for figures in (ours, theirs or {}):
+        notes += [f"{value:.2g} {name.replace('_', ' ')}" for name, value in figures.get("notes", {}).items()]
+    return {
+        "job": row.title,
+        "ours s": f"{ours['warm']:.2f}",
+        "cold s": f"{ours['cold']:.1f}",
+        "peer": "-" if peer is None else peer.name,
+        "peer s": "-" if theirs is None else f"{theirs['warm']:.2f}",
+        "ratio": "-" if theirs is None else f"{theirs['warm'] / ours['warm']:.1f}",
+        "ours MB": f"{ours['peak']:.0f}",
+        "peer MB": "-" if theirs is None else f"{theirs['peak']:.0f}",
+        "agreement": agree if close else f"{agree} (!)",
+        "target": row.target,
+        "reached": row.reached(ours, theirs),
+        "notes": "; ".join(notes),
+        "versions": ", ".join(figures["versions"] for figures in (ours, theirs) if figures),
+    }
+
+
+def smoke(rows: list[Row], folder: Path) -> list[dict[str, str]]:
+    """Tiny sizes beside the references, all of one side in one process: a check of the answers, not of speed."""
+    ours = run_child(sys.executable, "jobs", folder, [f"{row.function}:{row.problem}" for row in rows])
+    theirs = run_child(
+        sys.executable, "peers", folder, [f"{row.reference.function}:{row.problem}" for row in rows]
+    )
+    lines = []
+    for row in rows:
+        us, them = ours.get(f"{row.function}:{row.problem}"), theirs.get(f"{row.reference.function}:{row.problem}")
+        if us is None or them is None:
+            lines.append({"job": row.title, "agreement": "(!) failed"})
+            continue
+        found = line(row, us, row.reference, them, *agreement(folder, row, row.reference))
+        lines.append(found | {"job": f"{row.name} (smoke)", "target": "-", "reached": "-", "notes": ""})
+    return lines
+
+
+def table(lines: list[dict[str, str]]) -> str:
+    """Aligned columns; notes and versions below."""
+    names = [name for name in lines[0] if name not in ("notes", "versions")]
+    widths = {name: max(len(name), *(len(found.get(name, "")) for found in lines)) for name in names}
+    text = ["| " + " | ".join(name.ljust(widths[name]) for name in names) + " |"]
+    text.append("|" + "|".join("-" * (widths[name] + 2) for name in names) + "|")
+    text += ["| " + " | ".join(found.get(n, "").ljust(widths[n]) for n in names) + " |" for found in lines]
+    notes = [f"- {found['job']}: {found['notes']}" for found in lines if found.get("notes")]
+    versions = {part for found in lines for part in found.get("versions", "").split(", ") if part}
+    return "\n".join([*text, "", *dict.fromkeys(notes), f"- {os.cpu_count()} cores; {', '.join(sorted(versions))}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes beside references; fails on disagreement")
+    parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="these rows")
+    parser.add_argument("--no-peers", action="store_true", help="time ours alone")
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder of table and CSV")
+    options = parser.parse_args()
+    rows = [row for row in ROWS if not options.only or row.name in options.only]
+    lines: list[dict[str, str]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for problem in dict.fromkeys(row.problem for row in rows):
+            np.savez(folder / f"{problem}.npz", **PROBLEMS[problem](options.smoke))
+            if options.smoke:
+                continue
+            for row in (row for row in rows if row.problem == problem):
+                lines += measure(row, () if options.no_peers else row.peers, folder)
+                print(table(lines[-1:]), file=sys.stderr, flush=True)
+            (folder / f"{problem}.npz").unlink()
+        if options.smoke:
+            lines = smoke(rows, folder)
+    print(table(lines))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "table.md").write_text(table(lines) + "\n")
+    with (options.out / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for found in lines for name in found)))
+        writer.writeheader()
+        writer.writerows(lines)
+    if any("(!)" in found.get("agreement", "") or found.get("reached") == "FAILED" for found in lines):
+        sys.exit("estimates disagree, or a job failed: see (!) above")
+
+
+if __name__ == "__main__":
+    main()
