@@ -1,8 +1,9 @@
 """One side of the benchmarks in a process of its own: python child.py MODULE FOLDER FUNCTION:PROBLEM ...
 
 For each pair: loads FOLDER/PROBLEM.npz, times FUNCTION of MODULE on it, writes the estimates beside it and prints
-one line of JSON: `cold` (imports and first call), `warm` (the fastest later call), `peak` (MB above the process as
-it was after the imports; the arrays of the problem are in it, for both sides alike), `notes`, `versions`.
+one line of JSON: `cold` (imports and first call), `warm` and `cpu` (seconds of the fastest later call, by the clock
+and of the processor), `peak` (MB above the process as it was after the imports; the arrays of the problem are in it,
+for both sides alike), `notes`, `versions`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import json
 import resource
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 
-ENOUGH = 15.0  # seconds of warm calls
+ENOUGH = 15.0  # seconds of calls
 CALLS = 5
 
 
@@ -59,17 +60,15 @@ def forget_peak() -> None:
 def measure(function: Any, data: dict[str, np.ndarray], imports: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures and estimates of one job."""
     call = function(data)
-    start = perf_counter()
-    estimates = call()
-    first = perf_counter() - start
-    times = [first] if first > ENOUGH else []
-    while len(times) < CALLS and sum(times) < ENOUGH and first <= ENOUGH:
-        start = perf_counter()
-        call()
-        times.append(perf_counter() - start)
+    times = []
+    while len(times) < CALLS and sum(wall for wall, _ in times) < ENOUGH:
+        start, busy = perf_counter(), process_time()
+        estimates = call()
+        times.append((perf_counter() - start, process_time() - busy))
+    (first, _), (warm, cpu) = times[0], min(times[1:] or times)
     notes = {name[1:]: float(value) for name, value in estimates.items() if name.startswith("_")}
     kept = {name: value for name, value in estimates.items() if not name.startswith("_")}
-    return {"cold": imports + first, "warm": min(times), "notes": notes}, kept
+    return {"cold": imports + first, "warm": warm, "cpu": cpu, "notes": notes}, kept
 
 
 def main() -> None:

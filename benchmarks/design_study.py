@@ -1,7 +1,9 @@
 """Learning curves of every criterion on real human ratings: the measurement behind the default.
 
-python benchmarks/design_study.py --out build/design_study                     # the bundled words
-python benchmarks/design_study.py --words FILE.npz --preferences FILE.npz      # data sets that do not ship
+python benchmarks/design_study.py                                              # the bundled words
+python benchmarks/design_study.py --words FILE.npz                             # another file of rated words
+python benchmarks/design_study.py --preferences FILE.npz                       # chosen and rejected answers
+python benchmarks/design_study.py --picture docs/learning_curves.png           # the README's picture
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 
@@ -17,19 +20,18 @@ from tercet.datasets import RatedItems, word_valence
 from tercet.designs import CRITERIA, compare_designs, learning_curve, paired_differences
 from tercet.inference import log_loss, reward, simultaneous_bound, spearman, win_probability
 from tercet.models import BradleyTerry, Comparisons, Items, LinearHead, project
+from tercet.plots import plot_learning_curve
 
 BUDGETS = (50, 100, 150, 250, 350, 450, 600)
+WEAK = 16.0  # logits: a prior scale that says nothing
 
 
-def word_study(data: RatedItems, criteria: list[str], seeds: range, model: Any = None, **settings: Any) -> pd.DataFrame:
+def word_study(data: RatedItems, criteria: list[Any], seeds: range, model: Any = None, **settings: Any) -> pd.DataFrame:
     """80 % of the words to choose from; the others, and random pairs of them, to test on."""
-    items = project(data.items, 64)
     rng = np.random.default_rng(7)
-    order = rng.permutation(len(items))
-    train, test = order[: int(0.8 * len(items))], order[int(0.8 * len(items)) :]
-    pool, held = data.take(train), data.take(test)
-    pool, held = RatedItems(items.take(train), pool.ratings), RatedItems(items.take(test), held.ratings)
-    pairs = rng.integers(len(test), size=(8000, 2))
+    order, cut = rng.permutation(len(data.items)), int(0.8 * len(data.items))
+    pool, held = data.take(order[:cut]), data.take(order[cut:])
+    pairs = rng.integers(len(held.items), size=(8000, 2))
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     truth = held.expected_outcome(pairs)
 
@@ -79,30 +81,56 @@ def report(table: pd.DataFrame, scores: dict[str, int], budgets: tuple[int, ...]
     return "\n".join(lines)
 
 
+def picture(data: RatedItems, seeds: range, path: Path) -> None:
+    """The default and random pairs, with the scale of the prior learned and with a fixed weak one."""
+    from matplotlib import pyplot
+
+    tables = []
+    for scale, name in ((None, "learned scale"), (WEAK, "fixed weak prior")):
+        table = word_study(data, ["greedy V", "random"], seeds, BradleyTerry(LinearHead(scale)))
+        print(f"\n{name}", report(table, {"spearman": 1, "log_loss": -1}, BUDGETS))
+        tables.append(table.assign(criterion=table.criterion + ", " + name))
+    both = pd.concat(tables)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
+    plot_learning_curve(both, "spearman", ax=left).set_ylabel("Spearman with the mean rating (test words)")
+    plot_learning_curve(both, "log_loss", ax=right).set_ylabel("log loss (test pairs)")
+    right.axhline(np.log(2), color="0.6", linewidth=1, linestyle=":")
+    right.annotate("a coin", (600, np.log(2)), ha="right", va="bottom", fontsize=8, color="0.4")
+    right.get_legend().remove()
+    figure.savefig(path, dpi=130)
+
+
+def load_words(path: Path | None, components: int = 64) -> RatedItems:
+    """The bundled words, or those of a file with ratings and embeddings (whose words may repeat)."""
+    if path is None:
+        return word_valence(components)
+    file = np.load(path)
+    return RatedItems(project(Items(file["embeddings"].astype(np.float32)), components), file["ratings"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--words", type=Path, help="npz with words, ratings, embeddings (default: the bundled)")
+    parser.add_argument("--words", type=Path, help="npz with ratings, embeddings (default: the bundled)")
     parser.add_argument("--preferences", type=Path, help="npz with chosen, rejected: run that study instead")
+    parser.add_argument("--picture", type=Path, help="draw the README's picture instead")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--prior-sd", type=float, help="fix the prior scale instead of learning it")
     parser.add_argument("--criteria", nargs="*", default=list(CRITERIA))
-    parser.add_argument("--out", type=Path, default=Path("build/design_study"))
+    parser.add_argument("--out", type=Path, default=Path("build/design_study.csv"))
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
+    if options.picture:
+        matplotlib.use("Agg")
+        picture(load_words(options.words), seeds, options.picture)
+        return
     if options.preferences:
         table = preference_study(options.preferences, options.criteria, seeds)
         scores = {"log_loss": -1, "accuracy": 1}
     else:
-        data = word_valence()
-        if options.words:
-            file = np.load(options.words)
-            data = RatedItems(Items(file["embeddings"].astype(np.float32)), file["ratings"])  # has repeated words
-        model = BradleyTerry(LinearHead(options.prior_sd))
-        table = word_study(data, options.criteria, seeds, model)
+        table = word_study(load_words(options.words), options.criteria, seeds)
         scores = {"spearman": 1, "log_loss": -1}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out.with_suffix(".csv"), index=False)
+    table.to_csv(options.out, index=False)
     print(report(table, scores, BUDGETS))
 
 

@@ -41,12 +41,12 @@ def linear(data: Data) -> Job:
 
 
 def linear_learned(data: Data) -> Job:
-    """The same with the prior scale learned by evidence."""
+    """Fit the same with the prior scale learned by evidence."""
 
     def run() -> dict[str, Any]:
         fit = laplace(BradleyTerry(LinearHead()), Items(data["features"]), _answers(data))
         _check(fit)
-        return {"log_evidence": fit.diagnostics["log_evidence"], "_prior_sd": fit.diagnostics["prior_sd"]}
+        return {name: fit.diagnostics[name] for name in ("log_evidence", "prior_sd")}
 
     return run
 

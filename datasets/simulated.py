@@ -37,8 +37,11 @@ def simulated_preferences(
     >>> simulated_preferences(50, 4, 100).items.features.shape
     (50, 4)
     """
-    if n_items < 2 or dim < 1 or n_comparisons < 1:
-        raise ValueError(f"need n_items >= 2, dim >= 1, n_comparisons >= 1, got {n_items}, {dim}, {n_comparisons}.")
+    if n_items < 2 or dim < 1 or n_comparisons < 1 or not 0 <= difference_sd < np.inf:
+        raise ValueError(
+            "need n_items >= 2, dim >= 1, n_comparisons >= 1 and a finite difference_sd >= 0, got "
+            f"{n_items}, {dim}, {n_comparisons}, {difference_sd}."
+        )
     rng = as_generator(key)
     features = rng.standard_normal((n_items, dim))
     weights = rng.standard_normal(dim)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_generator, as_pairs
-from tercet.models.data import Comparisons, Items
+from tercet.models.data import Comparisons, Items, project
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,12 @@ class RatedItems:
         return RatedItems(self.items.take(positions), self.ratings[np.asarray(positions)])
 
 
-def word_valence() -> RatedItems:
+def word_valence(components: int | None = None) -> RatedItems:
     """Load the bundled words: ten ratings of each from -4 (very negative) to 4 (very positive).
+
+    Parameters
+    ----------
+    components : project the embeddings on so many principal components (None: raw)
 
     Returns
     -------
@@ -70,4 +74,5 @@ def word_valence() -> RatedItems:
     source = resources.files("tercet.datasets").joinpath("word_valence.npz")
     with source.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         words, ratings, embeddings = file["words"], file["ratings"], file["embeddings"]
-    return RatedItems(Items(embeddings.astype(np.float32), ids=words.tolist()), ratings)
+    items = Items(embeddings.astype(np.float32), ids=words.tolist())
+    return RatedItems(items if components is None else project(items, components), ratings)

@@ -78,7 +78,7 @@ def select(
 
 def select_pairs(
     items: Items | ArrayLike,
-    posterior: Posterior,
+    posterior: Any,
     budget: int | float,
     *,
     candidates: Scheme | int | ArrayLike = "random",

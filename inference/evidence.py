@@ -11,7 +11,7 @@ import scipy.optimize
 import scipy.stats
 
 from tercet.inference.at_scale import AtScale
-from tercet.inference.newton import log_evidence, newton
+from tercet.inference.newton import NewtonResult, log_evidence, newton
 from tercet.inference.problem import Problem
 from tercet.models.preferences import ComparisonModel
 from tercet.models.reward_heads import HYPERPRIOR_SD
@@ -62,14 +62,22 @@ def _linear(
     form = model.with_prior_sd(1.0).linear_form(*args, **kwargs)
     head = form.layout[0][1]
     unit_precision = form.prior_precision.copy()
-    last: dict[str, np.ndarray] = {}
+    near: NewtonResult | None = None
+    modes: dict[float, np.ndarray] = {}
 
     def at(log_sd: float) -> tuple[float, np.ndarray]:
-        precision = unit_precision.copy()
-        precision[:head] *= math.exp(-2.0 * log_sd)
-        scaled = form.with_prior_precision(precision)
-        fit = newton(scaled, last.get("mode"), options.tolerance, options.max_steps)
-        last["mode"] = fit.mode
+        nonlocal near, form
+        if log_sd in modes:
+            return math.nan, modes[log_sd]  # the best scale again: only its mode is asked for
+        prior = unit_precision.copy()
+        prior[:head] *= math.exp(-2.0 * log_sd)
+        scaled = form.with_prior_precision(prior)
+        if near is None:
+            fit = newton(scaled, None, options.tolerance, options.max_steps)
+        else:  # start from the last mode, with its Hessian under the new prior: one new Hessian a scale, at the mode
+            known = near.precision + np.diag(prior - form.prior_precision)
+            fit = newton(scaled, near.mode, options.tolerance, options.max_steps, known)
+        near, form, modes[log_sd] = fit, scaled, fit.mode
         return log_evidence(scaled, fit), fit.mode
 
     return at

@@ -220,7 +220,7 @@ def curvature_factor(problem: Problem | AtScale, mode: np.ndarray, options: Lapl
     else:
         advice = 'try LaplaceOptions(curvature="gauss-newton"), a proper prior for every site, or nuts(...)'
     spectrum = np.linalg.eigvalsh(precision)
-    if not np.isfinite(spectrum).all() or spectrum[0] <= 1e-12 * spectrum[-1]:
+    if not np.isfinite(spectrum).all() or spectrum[0] <= 1e-10 * spectrum[-1]:
         raise np.linalg.LinAlgError(
             f"the Hessian [{len(mode)} parameters] is not positive definite at the mode (eigenvalues "
             f"{spectrum[0]:.3g} to {spectrum[-1]:.3g}): there is no Gaussian there; {advice}."
@@ -241,7 +241,7 @@ def gaussian_evidence(problem: Problem | AtScale, mode: np.ndarray, factor: np.n
     """Laplace approximation of the log marginal likelihood."""
     with problem.precision():
         value = -float(problem.potential(mode))
-    return value + 0.5 * len(mode) * np.log(2 * np.pi) - float(np.log(factor.diagonal()).sum())
+    return float(value + 0.5 * len(mode) * np.log(2 * np.pi) - np.log(factor.diagonal()).sum())
 
 
 def _condition(factor: np.ndarray) -> float:

@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from tercet.models.linear_form import LinearForm
 
-CHEAP = 256  # parameters up to which a new Hessian costs no more than another pass over the data
+THIN, ENOUGH = 16, 200  # with ENOUGH rows a parameter left, one row in THIN gives a good start
+PATIENCE = 5  # steps in which the gradient must fall thirtyfold, or a new Hessian is worth its price
 
 
 class NewtonResult(NamedTuple):
@@ -23,6 +24,7 @@ class NewtonResult(NamedTuple):
     steps: int
     converged: bool
     largest_logit: float
+    precision: Float[np.ndarray, "p p"]
 
 
 class SingularPrecisionError(np.linalg.LinAlgError):
@@ -45,14 +47,53 @@ def factorise(precision: np.ndarray) -> np.ndarray:
         ) from error
 
 
+class _Metric:
+    """The inverse of minus the Hessian somewhere near, corrected by how the gradient has changed since (L-BFGS).
+
+    With thousands of parameters a Hessian costs as much as a dozen passes over the data. One Hessian and these
+    corrections reach the mode in the passes that undamped Newton would need Hessians for.
+    """
+
+    def __init__(self, precision: np.ndarray) -> None:
+        self.factor = factorise(precision)
+        self.secants: list[tuple[np.ndarray, np.ndarray, float]] = []
+        self.norms: list[float] = []
+
+    def solve(self, gradient: np.ndarray) -> np.ndarray:
+        """The direction to go: Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4."""
+        weights = []
+        for step, fall, scale in reversed(self.secants):
+            weights.append(scale * (step @ gradient))
+            gradient = gradient - weights[-1] * fall
+        direction = scipy.linalg.cho_solve((self.factor, True), gradient)
+        for (step, fall, scale), weight in zip(self.secants, reversed(weights), strict=True):
+            direction = direction + (weight - scale * (fall @ direction)) * step
+        return direction
+
+    def learn(self, step: np.ndarray, fall: np.ndarray) -> None:
+        """Remember that the gradient fell by `fall` along `step` (positive curvature, but for rounding)."""
+        curvature = float(step @ fall)
+        if curvature > 0.0:
+            self.secants.append((step, fall, 1.0 / curvature))
+
+    def is_worn(self, norm: float) -> bool:
+        """Whether the gradient no longer falls fast enough."""
+        self.norms.append(norm)
+        return len(self.norms) > PATIENCE and norm > 2.0**-PATIENCE * self.norms[-1 - PATIENCE]
+
+
 def newton(
-    form: LinearForm, start: np.ndarray | None = None, tolerance: float = 1e-8, max_steps: int = 100
+    form: LinearForm,
+    start: np.ndarray | None = None,
+    tolerance: float = 1e-8,
+    max_steps: int = 100,
+    precision: np.ndarray | None = None,
 ) -> NewtonResult:
     """Maximise a log-concave linear form.
 
     Steps are damped by halving until the log posterior rises (without damping Newton diverges on separable
-    data). With many parameters the factor of an earlier Hessian is used again as long as the gradient keeps
-    falling fourfold a step; the Hessian of the result is always the one at the mode.
+    data). A Hessian serves, corrected by L-BFGS, for as long as the gradient keeps halving; the Hessian of the
+    result is always the one at the mode.
 
     Parameters
     ----------
@@ -60,28 +101,49 @@ def newton(
     start : array [p], optional (zeros)
     tolerance : largest absolute entry of the gradient at the mode
     max_steps : passes over the data at most
+    precision : array [p, p], optional
+        Minus the Hessian of this form at a point not far away, where one is known: saves computing the first.
     """
+    if start is None and precision is None:
+        start, precision = _rough(form, tolerance, max_steps)
     theta = np.zeros(len(form.prior_precision)) if start is None else start
     value, gradient, eta = form.value_and_gradient(theta)
-    factor, fresh, steps = factorise(form.precision(eta)), True, 0
+    fresh, steps = precision is None, 0
+    precision = form.precision(eta) if precision is None else precision
+    metric = _Metric(precision)
     while np.abs(gradient).max() > tolerance and steps < max_steps:
-        direction = scipy.linalg.cho_solve((factor, True), gradient)
-        trial = _line_search(form, theta, value, gradient, direction)
+        trial = _line_search(form, theta, value, gradient, metric.solve(gradient))
         steps += 1
-        if trial is None:
-            if fresh:
-                break  # no step improves within rounding: `converged` below tells whether that is the mode
-            factor, fresh = factorise(form.precision(eta)), True
-            continue
-        before = np.abs(gradient).max()
-        theta, value, gradient, eta = trial
-        fresh = False
-        if len(theta) <= CHEAP or np.abs(gradient).max() > 0.25 * before:
-            factor, fresh = factorise(form.precision(eta)), True
+        if trial is None and fresh:
+            break  # no step improves within rounding: `converged` below tells whether that is the mode
+        if trial is not None:
+            metric.learn(trial[0] - theta, gradient - trial[2])
+            theta, value, gradient, eta = trial
+        fresh = trial is None or metric.is_worn(float(np.abs(gradient).max()))
+        if fresh:
+            precision = form.precision(eta)
+            metric = _Metric(precision)
     if not fresh:
-        factor = factorise(form.precision(eta))
-    norm = float(np.abs(gradient).max())
-    return NewtonResult(theta, factor, value, norm, steps, norm <= tolerance, float(np.abs(eta).max()))
+        precision = form.precision(eta)
+        metric = _Metric(precision)
+        if np.abs(gradient).max() <= tolerance:  # one exact Newton step from there: the mode to rounding
+            last = theta + metric.solve(gradient)
+            polished = form.value_and_gradient(last)
+            if np.abs(polished[1]).max() < np.abs(gradient).max():
+                theta, (value, gradient, eta) = last, polished
+    norm, largest = float(np.abs(gradient).max()), float(np.abs(eta).max())
+    return NewtonResult(theta, metric.factor, value, norm, steps, norm <= tolerance, largest, precision)
+
+
+def _rough(form: LinearForm, tolerance: float, max_steps: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Mode and precision of a sixteenth of very many comparisons: where to start, and with which Hessian."""
+    if len(form.outcome) < THIN * ENOUGH * len(form.prior_precision):
+        return None, None
+    try:
+        fit = newton(form.thin(THIN), None, tolerance, max_steps)
+    except SingularPrecisionError:
+        return None, None
+    return (fit.mode, fit.precision) if fit.converged else (None, None)
 
 
 def _line_search(
@@ -105,4 +167,4 @@ def _line_search(
 def log_evidence(form: LinearForm, fit: NewtonResult) -> float:
     """Laplace approximation of the log marginal likelihood: value + p/2 log 2 pi - log|L|, L L' the precision."""
     determinant = float(np.log(fit.factor.diagonal()).sum())
-    return fit.value + form.log_prior_normaliser() + 0.5 * len(fit.mode) * np.log(2 * np.pi) - determinant
+    return float(fit.value + form.log_prior_normaliser() + 0.5 * len(fit.mode) * np.log(2 * np.pi) - determinant)

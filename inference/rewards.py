@@ -73,8 +73,13 @@ class RewardGaussian:
         return Moments(mean, variance)
 
 
-def comparison_model(posterior: Posterior) -> ComparisonModel:
+def comparison_model(posterior: Any) -> ComparisonModel:
     """The comparison model behind a posterior, or an error."""
+    if not isinstance(posterior, Posterior):
+        raise ValueError(
+            f"expected a posterior (of laplace, nuts or svi), got {type(posterior).__name__}; the order of arguments is "
+            "select_pairs(items, posterior, budget) and reward(posterior, items)."
+        )
     model = posterior.context.model
     if not isinstance(model, ComparisonModel):
         raise ValueError(
@@ -84,10 +89,11 @@ def comparison_model(posterior: Posterior) -> ComparisonModel:
     return model
 
 
-def as_items(posterior: Posterior, items: Items | ArrayLike) -> Items:
+def as_items(posterior: Any, items: Items | ArrayLike) -> Items:
     """Items in the features the posterior was fitted on: raw embeddings are projected."""
+    model = comparison_model(posterior)
     given = items if isinstance(items, Items) else Items(items)
-    if isinstance(comparison_model(posterior).head, AbilityHead):
+    if isinstance(model.head, AbilityHead):
         return given  # features play no part; the number of items is checked with the rewards
     projection = posterior.context.projection
     if projection is None or (given.projection is not None and projection.same_as(given.projection)):
@@ -143,7 +149,7 @@ def _enough(posterior: Posterior) -> int:
     return 4000 if samples is None else int(np.prod(next(iter(samples.values())).shape[:2]))
 
 
-def reward(posterior: Posterior, items: Items | ArrayLike) -> Moments:
+def reward(posterior: Any, items: Items | ArrayLike) -> Moments:
     """Posterior mean and variance of the reward of each item.
 
     E r_i = x_i . E w, Var r_i = x_i' Cov(w) x_i. Only differences of rewards have a meaning of their own: the
@@ -173,7 +179,7 @@ def reward(posterior: Posterior, items: Items | ArrayLike) -> Moments:
     return Moments(rewards.mean, np.einsum("ij,ij->i", rewards.whitened, rewards.whitened))
 
 
-def reward_difference(posterior: Posterior, items: Items | ArrayLike, pairs: ArrayLike) -> Moments:
+def reward_difference(posterior: Any, items: Items | ArrayLike, pairs: ArrayLike) -> Moments:
     """Posterior mean and variance of the reward difference r(first) - r(second) of each pair.
 
     Var(r_i - r_j) = (x_i - x_j)' Cov(w) (x_i - x_j).
@@ -194,7 +200,7 @@ def reward_difference(posterior: Posterior, items: Items | ArrayLike, pairs: Arr
 
 
 def win_probability(
-    posterior: Posterior, items: Items | ArrayLike, pairs: ArrayLike | Comparisons, order: bool = False
+    posterior: Any, items: Items | ArrayLike, pairs: ArrayLike | Comparisons, order: bool = False
 ) -> Float[np.ndarray, " m"]:
     """Posterior predictive probability that the first of each pair is preferred (a tie counts as half).
 

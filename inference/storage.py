@@ -86,7 +86,7 @@ def load(path: str | Path, *args: Any, model: Callable[..., Any] | None = None, 
     True
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load alone leaks broken files
             header = json.loads(str(file["header"]))
             arrays = {name: file[name] for name in file.files if name != "header"}
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -145,7 +145,7 @@ def _describe(model: Any) -> dict[str, Any] | None:
     return {"class": type(model).__name__, "fields": fields}
 
 
-def _restore(description: dict[str, Any] | None) -> ComparisonModel | None:
+def _restore(description: dict[str, Any] | None) -> Any:
     if description is None:
         return None
     fields = {n: _restore(v) if isinstance(v, dict) else v for n, v in description["fields"].items()}

@@ -8,7 +8,8 @@ matrix and is formed once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -36,6 +37,10 @@ class Rows(Protocol):
         """D' diag(weights) D [p, p]."""
         ...
 
+    def thin(self, step: int) -> Rows:
+        """Every step-th row."""
+        ...
+
 
 @dataclass(frozen=True)
 class DenseRows:
@@ -48,6 +53,9 @@ class DenseRows:
 
     def pull(self, values: np.ndarray) -> np.ndarray:
         return values @ self.matrix
+
+    def thin(self, step: int) -> DenseRows:
+        return DenseRows(self.matrix[::step])
 
     def gram(self, weights: np.ndarray) -> np.ndarray:
         total = np.zeros((self.matrix.shape[1],) * 2)
@@ -79,6 +87,9 @@ class GraphRows:
         own = each if self.features is None else each @ self.features
         return np.append(own, values.sum()) if self.order else own
 
+    def thin(self, step: int) -> GraphRows:
+        return replace(self, first=self.first[::step], second=self.second[::step])
+
     def gram(self, weights: np.ndarray) -> np.ndarray:
         own = self._laplacian_gram(weights)
         if not self.order:
@@ -97,25 +108,70 @@ class GraphRows:
             laplacian = -joint - joint.T
             laplacian[np.diag_indices(n)] += degree
             return laplacian
-        joint = scipy.sparse.coo_array((weights, (self.first, self.second)), shape=(n, n)).tocsr()
+        order, starts = self._by_first
+        joint = scipy.sparse.csr_array((weights[order], self.second[order], starts), shape=(n, n))
         crossed = self.features.T @ (joint @ self.features)
         scaled = self.features * np.sqrt(degree)[:, None]
         return scaled.T @ scaled - crossed - crossed.T
+
+    @cached_property
+    def _by_first(self) -> tuple[np.ndarray, np.ndarray]:
+        """Order of the comparisons by their items, and where each first item starts: sorted once for all weights."""
+        order = np.argsort(self.first * self.size + self.second)
+        return order, np.concatenate([[0], np.cumsum(np.bincount(self.first, minlength=self.size))])
 
 
 def design_rows(features: np.ndarray | None, n_items: int, first: np.ndarray, second: np.ndarray, order: bool) -> Rows:
     """The cheaper of the two operators for these comparisons; only items that occur are kept."""
     if features is None:
         return GraphRows(None, n_items, first, second, order)
-    used, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
-    own = features[used].astype(np.float64)
+    seen = np.zeros(n_items, dtype=bool)
+    seen[first] = seen[second] = True
+    used = int(seen.sum())
+    if used > len(first):
+        return DenseRows(_differences(features, first, second, order))
+    own = features[seen].astype(np.float64)
     # Centred: differences are the same, sums of squares lose no digits to a large common mean.
     own -= own.mean(axis=0)
-    i, j = codes[: len(first)], codes[len(first) :]
-    if len(used) <= len(first):
-        return GraphRows(own, len(used), i, j, order)
-    matrix = own[i] - own[j]
-    return DenseRows(np.column_stack([matrix, np.ones(len(first))]) if order else matrix)
+    place = np.cumsum(seen) - 1
+    return GraphRows(own, used, place[first], place[second], order)
+
+
+def _differences(features: np.ndarray, first: np.ndarray, second: np.ndarray, order: bool) -> np.ndarray:
+    """Rows x_first - x_second in 64 bit (then 1 for the order effect), without a 64-bit copy of the features."""
+    width = features.shape[1]
+    matrix = np.ones((len(first), width + order))
+    for start in range(0, len(first), BLOCK):
+        block = slice(start, start + BLOCK)
+        matrix[block, :width] = features[first[block]]
+        matrix[block, :width] -= features[second[block]]
+    return matrix
+
+
+def merge_repeats(
+    first: np.ndarray, second: np.ndarray, outcome: np.ndarray, weight: np.ndarray, n_items: int, order: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The same likelihood with each pair once: first, second, outcome, weight, in the order of the pairs.
+
+    Log likelihoods are linear in the outcome and symmetric, so that repeats of a pair, either way round (unless being
+    first has an effect), are one comparison with their total weight and average outcome. Two million games among 300
+    items become 44,850 rows; where nothing repeats, sorted rows still make every later pass faster.
+    """
+    if not order:
+        flip = first > second
+        first, second = np.where(flip, second, first), np.where(flip, first, second)
+        outcome = np.where(flip, 1.0 - outcome, outcome)
+    code = first * n_items + second
+    if n_items**2 <= len(first):
+        table = np.bincount(code, weight, n_items**2)
+        code = np.flatnonzero(table)
+        total, won = table[code], np.bincount(first * n_items + second, weight * outcome, n_items**2)[code]
+    else:
+        by_pair = np.argsort(code)
+        code, weight, outcome = code[by_pair], weight[by_pair], outcome[by_pair]
+        starts = np.flatnonzero(np.diff(code, prepend=-1))
+        code, total, won = code[starts], np.add.reduceat(weight, starts), np.add.reduceat(weight * outcome, starts)
+    return code // n_items, code % n_items, np.clip(won / total, 0.0, 1.0), total
 
 
 @dataclass(frozen=True)
@@ -143,7 +199,12 @@ class LinearForm:
 
     def with_prior_precision(self, precision: np.ndarray) -> LinearForm:
         """The same likelihood under another Gaussian prior."""
-        return LinearForm(self.rows, self.link, self.outcome, self.weight, precision, self.gauge, self.layout)
+        return replace(self, prior_precision=precision)
+
+    def thin(self, step: int) -> LinearForm:
+        """Every step-th comparison, counted `step` times: a rough copy of this form at a fraction of its cost."""
+        rows, outcome, weight = self.rows.thin(step), self.outcome[::step], self.weight[::step] * step
+        return replace(self, rows=rows, outcome=outcome, weight=weight)
 
     def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Log posterior (up to a constant), its gradient [p], and eta [m]."""

@@ -65,7 +65,7 @@ class ComparisonModel(abc.ABC):
         """The same model with another prior scale."""
         return replace(self, head=self.head.with_prior_sd(prior_sd))
 
-    def __call__(self, items: Items, comparisons: Comparisons) -> None:
+    def __call__(self, items: Any, comparisons: Any) -> None:
         """The NumPyro model."""
         self.check(items, comparisons)
         items, comparisons = as_jax((items, comparisons))
@@ -80,8 +80,13 @@ class ComparisonModel(abc.ABC):
         with numpyro.plate("comparison", len(comparisons)), scale(scale=weight):
             numpyro.sample("outcome", answer, obs=self.encode(comparisons.outcome))
 
-    def check(self, items: Items, comparisons: Comparisons) -> None:
+    def check(self, items: Any, comparisons: Any) -> None:
         """Raise where the data cannot be data of this model."""
+        if not isinstance(items, Items) or not isinstance(comparisons, Comparisons):
+            raise ValueError(
+                f"the data of {type(self).__name__} are Items and Comparisons, got {type(items).__name__} and "
+                f"{type(comparisons).__name__}; wrap them: Items(features), Comparisons(first, second, outcome)."
+            )
         check_compared(items, comparisons)
         if self.annotators and comparisons.annotator is None:
             raise ValueError("annotators=True needs Comparisons(..., annotator=...), one entry a comparison.")
@@ -107,7 +112,7 @@ class ComparisonModel(abc.ABC):
         """Whether the logit is linear in the parameters and the likelihood log-concave (the exact Newton route)."""
         return self.link is not None and not self.annotators
 
-    def linear_form(self, items: Items, comparisons: Comparisons) -> LinearForm:
+    def linear_form(self, items: Any, comparisons: Any) -> LinearForm:
         """The design operator, the link and the Gaussian prior, for the exact Newton route."""
         if not self.has_linear_form or self.prior_sd is None:
             raise ValueError("a linear form needs a link, no annotators, and a prior scale that is not None.")
@@ -200,7 +205,7 @@ class Davidson(ComparisonModel):
     Davidson (1970), JASA 65, equation 2.2.
     """
 
-    def check(self, items: Items, comparisons: Comparisons) -> None:
+    def check(self, items: Any, comparisons: Any) -> None:
         super().check(items, comparisons)
         outcome = comparisons.outcome
         if is_concrete(outcome) and not np.isin(outcome, (0.0, 0.5, 1.0)).all():

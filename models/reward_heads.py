@@ -84,6 +84,14 @@ class Head(abc.ABC):
             return numpyro.sample(self.site, dist.Normal(0.0, self.prior_sd * unit))
 
 
+def _total_variance(features: np.ndarray) -> float:
+    """Trace of the covariance of the rows, in 64 bit without a 64-bit copy of them; zero where that is rounding."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    blocks = (features[start : start + 4096] for start in range(0, len(features), 4096))
+    total = float(sum(np.square(block - mean).sum() for block in blocks) / len(features))
+    return total if total > 1e-14 * float(np.square(mean).sum()) else 0.0
+
+
 @dataclass(frozen=True)
 class LinearHead(Head):
     """r(x) = x . w, with `weights` w ~ Normal(0, tau^2 I_d) in plate `feature`.
@@ -104,12 +112,12 @@ class LinearHead(Head):
         return int(items.features.shape[1])
 
     def unit(self, items: Items) -> Any:
-        library = np if isinstance(items.features, np.ndarray) else jnp
-        features = items.features.astype(np.float64) if library is np else items.features
-        spread = 2.0 * library.var(features, axis=0).sum()
-        if library is np and not spread > 0:
+        if not isinstance(items.features, np.ndarray):  # inside the NumPyro model
+            return 1.0 / jnp.sqrt(2.0 * jnp.var(items.features, axis=0).sum())
+        spread = 2.0 * _total_variance(items.features)
+        if not spread > 0:
             raise ValueError("all items have the same features: a linear head cannot tell them apart.")
-        return 1.0 / library.sqrt(spread)
+        return 1.0 / math.sqrt(spread)
 
     def rewards(self, parameters: Any, items: Items) -> Any:
         return parameters @ items.features.T

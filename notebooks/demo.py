@@ -23,7 +23,7 @@ from matplotlib import pyplot
 from tercet.datasets import RatedItems, word_valence
 from tercet.designs import candidate_pairs, compare_designs, learning_curve, select_pairs
 from tercet.inference import laplace, log_loss, reward, spearman, summary, win_probability
-from tercet.models import BradleyTerry, project
+from tercet.models import BradleyTerry
 from tercet.plots import plot_learning_curve
 
 OURS, THEIRS = "greedy V", "random"
@@ -111,8 +111,7 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args()
     begin = time.perf_counter()
-    data = word_valence()
-    data = RatedItems(project(data.items, 64), data.ratings)
+    data = word_valence(components=64)
     n, raters = data.ratings.shape
     print(f"{n:,} words, {raters} human ratings of each, MiniLM embeddings -> 64 components")
     table, asked = run(data, options)

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from tercet.datasets import RatedItems, american_league_1987, word_valence
+from tercet.models import project
 
 FALSE_ALARM = 1e-6
 
@@ -36,6 +37,12 @@ def test_embeddings_have_unit_length_to_half_precision(words: RatedItems) -> Non
     norms = np.linalg.norm(words.items.features.astype(float), axis=1)
     np.testing.assert_allclose(norms, 1.0, atol=2.0**-11)
     assert len(np.unique(words.items.features, axis=0)) == 4000
+
+
+def test_words_come_projected_where_asked(words: RatedItems) -> None:
+    projected = word_valence(8).items
+    np.testing.assert_array_equal(projected.features, project(words.items, 8).features)
+    assert projected.ids == words.items.ids
 
 
 def test_ratings_mean_what_words_mean(words: RatedItems) -> None:
@@ -115,7 +122,6 @@ def test_baseball_has_thirteen_games_a_pairing_and_the_published_table() -> None
     wins = np.zeros((7, 7))
     np.add.at(wins, (games.first, games.second), games.weight)
     np.testing.assert_array_equal((wins + wins.T)[~np.eye(7, dtype=bool)], 13)
-    published = "0797791160751199460778128680671062670712445660624131 70".replace(" ", "")
     assert wins.astype(int).tolist() == [
         [0, 7, 9, 7, 7, 9, 11],
         [6, 0, 7, 5, 11, 9, 9],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 
 from tercet.datasets import simulated_preferences
 
@@ -52,7 +53,9 @@ def test_keys(seed: int) -> None:
     assert not np.array_equal(one.items.features, other.items.features)
 
 
-@pytest.mark.parametrize("sizes", [{"n_items": 1}, {"dim": 0}, {"n_comparisons": 0}, {"difference_sd": 0.0}])
+@pytest.mark.parametrize(
+    "sizes", [{"n_items": 1}, {"dim": 0}, {"n_comparisons": 0}, {"difference_sd": -1.0}, {"difference_sd": np.nan}]
+)
 def test_sizes_that_make_no_data_are_refused(sizes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="need"):
         simulated_preferences(**sizes)

@@ -67,7 +67,7 @@ def test_n_pairs_without_repetition(items: Items, scheme: str, n: Any, seed: int
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("n", [2, 3])
 def test_draws_are_uniform_over_pairs_and_orientations(items: Items, scheme: str, n: int, seed: int) -> None:
-    draws = 800
+    draws = 400
     keys = [int(k) for k in np.random.default_rng(seed).integers(2**40, size=draws)]
     drawn = np.concatenate([candidate_pairs(items, scheme, n, key=key) for key in keys])
     oriented = Counter(map(tuple, drawn.tolist()))

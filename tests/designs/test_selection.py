@@ -47,7 +47,7 @@ def test_random_rule_is_uniform_without_repetition(items: Items, orders: bool, s
     """Chi-square over the 15 sets of two of six candidates; false-alarm rate 1e-6."""
     posterior = hand_made(items, np.random.default_rng(seed), orders)
     candidates = [[0, 1], [2, 1], [3, 4], [5, 4], [6, 7], [8, 0]]
-    keys = np.random.default_rng(seed).integers(2**40, size=500)
+    keys = np.random.default_rng(seed).integers(2**40, size=300)
     counts: Counter[Any] = Counter()
     for key in keys:
         picked = select_pairs(items, posterior, 2, candidates=candidates, criterion="random", key=int(key))
