@@ -82,7 +82,15 @@ def fisher_information(
 
         def at(flat: Any) -> dict[str, Any]:
             fixed = substitute(seed(model, as_key(key)), data=unravel(flat))
-            return {n: s for n, s in trace(fixed).get_trace(*args, **kwargs).items() if n not in sites}
+            found = trace(fixed).get_trace(*args, **kwargs)
+            unknown = [n for n in sites if n not in found or found[n]["type"] not in ("sample", "param")]
+            if unknown:
+                raise ValueError(
+                    f"the model has no sample site named {unknown[0]!r}, it has "
+                    f"{[n for n, s in found.items() if s['type'] == 'sample']}; where a head learns its scale, give it "
+                    "one first (model.with_prior_sd(...))."
+                )
+            return {n: s for n, s in found.items() if n not in sites}
 
         return _information(at, theta, samples, key)
 
@@ -142,39 +150,52 @@ def comparison_information(
 
 
 def _information(at: Callable[[Any], dict[str, Any]], theta: Any, samples: int | None, key: Any) -> np.ndarray:
-    answers = {
-        name: site for name, site in at(theta).items()
-        if site["type"] == "sample" and not isinstance(site["fn"], dist.Unit)
-    }  # fmt: skip
-    if not answers:
+    families: dict[str, Family | None] = {}
+
+    def look(flat: Any) -> None:  # traced, not run: only the classes are looked at
+        for name, site in at(flat).items():
+            if site["type"] == "sample" and not isinstance(site["fn"], dist.Unit):
+                base = _unwrap(site["fn"])
+                families[name] = next((family for cls, family in _FAMILIES if isinstance(base, cls)), None)
+
+    jax.eval_shape(look, theta)
+    if not families:
         raise ValueError("the model gives no answers besides the sites named: there is nothing to learn from.")
     total = np.zeros((len(theta), len(theta)))
-    for name, site in answers.items():
-        base = _unwrap(site["fn"])
-        family = next((entry for cls, entry in _FAMILIES if isinstance(base, cls)), None)
+    for name, family in families.items():
         if family is None:
             total += _simulated(at, theta, name, samples, key)
-            continue
-
-        def parameters(flat: Any, name: str = name, family: Family = family) -> Any:
-            fn = at(flat)[name]["fn"]
-            eta = family(_unwrap(fn))[0]
-            batch = fn.shape()[: len(fn.shape()) - _unwrap(fn).event_dim]
-            return jnp.broadcast_to(eta, (*batch, eta.shape[-1]))
-
-        eta, information = parameters(theta), family(base)[1]
-        jacobian = jax.jacfwd(parameters)(theta)  # [..., k, p]
-        weight = jnp.broadcast_to(_scaled(site, 1.0), eta.shape[:-1])
-        inner = information(eta) * weight[..., None, None]
-        total += np.asarray(jnp.einsum("...ip,...ij,...jq->pq", jacobian, inner, jacobian))
+        else:
+            total += np.asarray(jax.jit(_closed(at, name, family))(theta))
     return total
+
+
+def _closed(at: Callable[[Any], dict[str, Any]], name: str, family: Family) -> Callable[[Any], Any]:
+    """Function from theta to J' I(eta) J [p, p] of one site."""
+
+    def parameters(flat: Any) -> Any:
+        fn = at(flat)[name]["fn"]
+        eta = family(_unwrap(fn))[0]
+        batch = fn.shape()[: len(fn.shape()) - _unwrap(fn).event_dim]
+        return jnp.broadcast_to(eta, (*batch, eta.shape[-1]))
+
+    def contribution(flat: Any) -> Any:
+        site = at(flat)[name]
+        base = _unwrap(site["fn"])
+        eta, jacobian = parameters(flat), jax.jacfwd(parameters)(flat)  # [..., k], [..., k, p]
+        weight = jnp.asarray(_scaled(site, 1.0))  # one an answer: its entries share it
+        weight = weight.reshape(weight.shape + (1,) * (site["fn"].event_dim - base.event_dim))
+        inner = family(base)[1](eta) * jnp.broadcast_to(weight, eta.shape[:-1])[..., None, None]
+        return jnp.einsum("...ip,...ij,...jq->pq", jacobian, inner, jacobian)
+
+    return contribution
 
 
 def _simulated(at: Callable[[Any], dict[str, Any]], theta: Any, name: str, samples: int | None, key: Any) -> np.ndarray:
     fn = at(theta)[name]["fn"]
     if samples is None:
         raise ValueError(
-            f"site {name!r} has the family {type(fn).__name__}, whose Fisher information has no closed form here; "
+            f"site {name!r} has the family {type(_unwrap(fn)).__name__}, whose Fisher information has no closed form here; "
             "pass samples=10_000 (and a key) to average simulated scores."
         )
     answers = fn.sample(as_key(key), (samples,))

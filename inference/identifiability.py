@@ -12,6 +12,8 @@ from tercet.models.data import Comparisons, Items
 from tercet.models.preferences import ComparisonModel
 from tercet.models.reward_heads import AbilityHead
 
+CERTAIN = 3.1e-7  # probability of an outcome at which a flat fit counts as run away
+
 
 def _components(n: int, first: np.ndarray, second: np.ndarray, strong: bool) -> tuple[int, np.ndarray]:
     graph = scipy.sparse.coo_array((np.ones(len(first)), (first, second)), shape=(n, n))
@@ -38,7 +40,7 @@ def warn_if_separable(model: ComparisonModel, largest_logit: float, items: Items
     """Warn where no maximum-likelihood estimate exists; return whether that is so.
 
     Abilities: the estimate is finite if and only if every item can be reached from every other by a chain of wins
-    (ties count both ways). Other heads: fitted logits beyond 15 mean that some outcomes are predicted as certain.
+    (ties count both ways). Other heads: some outcomes are predicted as certain (logits beyond 15, probits beyond 5).
 
     References
     ----------
@@ -51,7 +53,8 @@ def warn_if_separable(model: ComparisonModel, largest_logit: float, items: Items
         separable = _components(len(items), winner, loser, strong=True)[0] > 1
         what = "some items won, or lost, every comparison against all others"
     else:
-        separable = largest_logit > 15.0
+        assert model.link is not None
+        separable = bool(model.link.probability(np.array(-largest_logit)) < CERTAIN)
         what = "some outcomes are predicted with certainty"
     if separable:
         warnings.warn(

@@ -74,7 +74,7 @@ def test_it_converged_and_says_so(posterior):
 def test_draws_depend_on_the_key_alone(posterior):
     first, again, other = (
         posterior.draws(50, key=3),
-        posterior.draws(50, key=jax.random.key(3)),
+        posterior.draws(50, key=np.int64(3)),
         posterior.draws(50, 4),
     )
     assert "weights" in first
@@ -182,9 +182,7 @@ def test_save_and_load_give_the_same_answers(posterior, name, tmp_path):
         draws, loaded = posterior.draws(20, key=9), again.draws(20, key=9)
         for site, values in draws.items():
             np.testing.assert_allclose(values, loaded[site], rtol=1e-12)
-        np.testing.assert_allclose(
-            again.log_likelihood(loaded)["outcome"], posterior.log_likelihood(draws)["outcome"]
-        )
+        np.testing.assert_allclose(again.log_likelihood(loaded)["outcome"], posterior.log_likelihood(draws)["outcome"])
     np.testing.assert_allclose(reward(again, raw).mean, reward(posterior, items).mean)
 
 
@@ -192,9 +190,7 @@ def test_loaded_without_data_it_scores_raw_embeddings_or_says_what_it_lacks(post
     raw, items, _ = data()
     again = load(posterior.save(tmp_path / "fit.npz"))
     if posterior.kind == "nuts" or getattr(posterior, "layout", None) is not None:
-        np.testing.assert_allclose(
-            reward(again, raw.take([0, 3])).mean, reward(posterior, items).mean[[0, 3]]
-        )
+        np.testing.assert_allclose(reward(again, raw.take([0, 3])).mean, reward(posterior, items).mean[[0, 3]])
     draws = posterior.draws(3)
     with pytest.raises(ValueError, match=r"loaded without its data.*load\(path, \*data"):
         again.log_likelihood(draws)
@@ -276,9 +272,7 @@ def test_arviz_tables_of_real_posteriors(container, az, tmp_path):
     assert len(az.compare({"one": container, "other": worse})) == 2
     container.to_netcdf(str(tmp_path / "fit.nc"))
     again = az.from_netcdf(str(tmp_path / "fit.nc"))
-    np.testing.assert_array_equal(
-        again["posterior"]["weights"].values, container["posterior"]["weights"].values
-    )
+    np.testing.assert_array_equal(again["posterior"]["weights"].values, container["posterior"]["weights"].values)
     if not LEGACY:
         assert az.plot_ppc_pava(container) is not None
 

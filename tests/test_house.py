@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,11 +47,9 @@ def broken_walls(source: str, room: str) -> set[str]:
     broken = set()
     for name in imported(source):
         parts = name.split(".")
-        if name.startswith(".") or parts[0] in ROOMS:
+        foreign = parts[0] == "tercet" and parts[1:2] and parts[1] in set(ROOMS) - {room} - MAY_IMPORT[room]
+        if name.startswith(".") or parts[0] in ROOMS or foreign:
             broken.add(name)
-        elif parts[0] == "tercet" and len(parts) > 1 and parts[1] in ROOMS:
-            if parts[1] != room and parts[1] not in MAY_IMPORT[room]:
-                broken.add(name)
     return broken
 
 
@@ -102,7 +101,9 @@ def test_lawful_import_is_let_through(room: str, source: str) -> None:
     assert not broken_walls(source, room)
 
 
-@pytest.mark.parametrize("source", ["import arviz as az", "def f():\n    from arviz_stats import loo", "import arviz.data"])
+@pytest.mark.parametrize(
+    "source", ["import arviz as az", "def f():\n    from arviz_stats import loo", "import arviz.x"]
+)
 def test_arviz_is_seen(source: str) -> None:
     assert imports_arviz(source)
 
@@ -127,7 +128,7 @@ def test_every_exported_name_resolves_and_is_documented(room: str) -> None:
         thing = getattr(module, name)
         if inspect.isclass(thing) or inspect.isfunction(thing):
             assert inspect.getdoc(thing), f"{name} has no docstring"
-            assert thing.__doc__ and not thing.__doc__.startswith(f"{name}("), f"{name} has no docstring of its own"
+            assert not str(thing.__doc__).startswith(f"{name}("), f"{name} has only what @dataclass wrote"
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -142,17 +143,18 @@ def test_public_methods_are_documented(room: str) -> None:
                 assert inspect.getdoc(getattr(thing, name)), f"{thing.__name__}.{name} has no docstring"
 
 
-def documented_modules() -> Iterator[str]:
+def documented_modules() -> Iterator[Any]:
     for path in MODULES:
         if ">>>" in path.read_text(encoding="utf-8"):
             room = next(room for room in ROOMS if path.is_relative_to(ROOT / room))
-            yield f"tercet.{room}.{path.stem}"
+            slow = [pytest.mark.slow] if path.stem == "sampling" else []  # NUTS
+            yield pytest.param(f"tercet.{room}.{path.stem}", marks=slow)
 
 
 @pytest.mark.filterwarnings("ignore:the chains have not converged")  # examples are short
 @pytest.mark.parametrize("name", list(documented_modules()))
 def test_examples_run(name: str) -> None:
-    """With each room's names as a reader has them: nothing is imported for the example."""
+    """From an empty namespace: an example brings its own imports."""
     module = importlib.import_module(name)
     found = [test for test in doctest.DocTestFinder().find(module) if test.examples]
     assert found
@@ -197,18 +199,27 @@ BREAK = "import numpy as np, jax; np.seterr(all='ignore'); jax.config.update('ja
 
 def probe(statement: str, first: bool, light: bool = False) -> subprocess.CompletedProcess[str]:
     code = PROBE.format(statement=statement, first=first, light=light)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False, timeout=240)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False)
 
 
 EVERYTHING = "import tercet\n" + "\n".join(f"from tercet.{room} import *" for room in ROOMS)
 
 
-@pytest.mark.parametrize("statement", ["import tercet", "from tercet.designs import select_pairs", EVERYTHING])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        EVERYTHING,
+        pytest.param("import tercet", marks=pytest.mark.slow),
+        pytest.param("from tercet.designs import select_pairs", marks=pytest.mark.slow),
+    ],
+    ids=["everything", "tercet", "select_pairs"],
+)
 def test_importing_changes_no_global_configuration(statement: str) -> None:
     result = probe(statement, first=True)
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_changed_configuration_is_seen() -> None:
     result = probe(BREAK, first=True)
     assert result.returncode == 1

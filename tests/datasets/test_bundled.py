@@ -59,7 +59,8 @@ def test_package_ships_provenance_and_both_licences_within_its_size() -> None:
     note = folder.joinpath("WORD_VALENCE.md").read_text(encoding="utf-8")
     for phrase in (
         "The MIT License (MIT)", "Copyright (c) 2016 C.J. Hutto", "THE SOFTWARE IS PROVIDED",
-        "Apache License, Version 2.0", "http://www.apache.org/licenses/LICENSE-2.0", "all-MiniLM-L6-v2", "Hutto, C.J. and Gilbert",
+        "Apache License, Version 2.0", "http://www.apache.org/licenses/LICENSE-2.0", "all-MiniLM-L6-v2",
+        "Hutto, C.J. and Gilbert",
     ):  # fmt: skip
         assert phrase in note
 

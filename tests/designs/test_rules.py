@@ -55,8 +55,8 @@ def information(model: Any, r: float) -> float:
         total = second + tie + first
         return 0.25 * ((1 - tie / total) - ((first - second) / total) ** 2)
     if isinstance(model, Thurstone):
-        p = 0.5 * math.erfc(-r / math.sqrt(2))
-        return math.exp(-r * r) / (2 * math.pi) / (p * (1 - p))
+        first, second = (0.5 * math.erfc(sign * r / math.sqrt(2)) for sign in (-1, 1))
+        return math.exp(-r * r) / (2 * math.pi) / (first * second)
     return 1 / (1 + math.exp(-r)) / (1 + math.exp(r))
 
 

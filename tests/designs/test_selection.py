@@ -80,9 +80,7 @@ def test_same_key_same_picks_other_key_other_candidates(
     criterion: str, items: Items, posterior: GaussianPosterior, seed: int
 ) -> None:
     def chosen(key: int, candidates: Any) -> list[list[int]]:
-        return select_pairs(
-            items, posterior, 4, candidates=candidates, criterion=criterion, key=key
-        ).chosen.tolist()
+        return select_pairs(items, posterior, 4, candidates=candidates, criterion=criterion, key=key).chosen.tolist()
 
     assert chosen(seed, 20) == chosen(seed, 20)
     assert any(chosen(seed + k, 20) != chosen(seed, 20) for k in range(1, 20))
@@ -126,8 +124,8 @@ def test_constant_added_to_all_features_changes_nothing(criterion: str, target: 
 def test_greedy_batches_hold_no_twins_where_top_k_does(rng: Any) -> None:
     """Two all but equal pairs of large variance, and two others of a little less: one twin is enough."""
     x, y, z = np.eye(3)
-    features = np.vstack([1.6 * x, 1.6 * x + 1e-3, -1.6 * x, -1.6 * x + 1e-3, y, -y, 1.5 * z, -1.5 * z, 2 * y, -2 * y, 2 * z])
-    items = Items(features)
+    twin = 1.6 * x
+    items = Items(np.vstack([twin, twin + 1e-3, -twin, -twin + 1e-3, y, -y, 1.5 * z, -1.5 * z, 2 * y, -2 * y, 2 * z]))
     context = Context(BradleyTerry(LinearHead(1.0)), (items,), {}, x64=True)
     posterior = GaussianPosterior("laplace", context, {}, rng.normal(0, 0.01, 3), np.eye(3), (("weights", 3),))
     candidates = np.array([[0, 2], [1, 3], [6, 7], [4, 8]])

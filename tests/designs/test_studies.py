@@ -45,9 +45,7 @@ class World:
 
     def compare(self, criteria: list[Any], seeds: list[int], **settings: Any) -> pd.DataFrame:
         settings = {"model": MODEL, "start": 10, "batch": 10, "budget": 30, "progress": False} | settings
-        return compare_designs(
-            self.items, self.answer, self.evaluate, criteria=criteria, seeds=seeds, **settings
-        )
+        return compare_designs(self.items, self.answer, self.evaluate, criteria=criteria, seeds=seeds, **settings)
 
 
 def unordered(pairs: np.ndarray) -> list[frozenset[int]]:
@@ -93,7 +91,7 @@ def test_same_seed_same_curve_other_seed_another(criterion: str, seed: int) -> N
 
 
 def test_all_criteria_start_from_the_same_labels(seed: int) -> None:
-    curves = [World(seed).curve(criterion, key=seed) for criterion in CRITERIA]
+    curves = [World(seed).curve(criterion, key=seed, budget=20) for criterion in CRITERIA]
     for curve in curves[1:]:
         np.testing.assert_array_equal(curve.asked.pairs[:10], curves[0].asked.pairs[:10])
         np.testing.assert_array_equal(curve.asked.outcome[:10], curves[0].asked.outcome[:10])
@@ -173,23 +171,23 @@ class Worst(GreedyV):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_default_is_not_worse_than_random_on_real_ratings(study: ModuleType, seed: int) -> None:
-    """The promise, small: paired differences to random at 100 to 250 labels, averaged over budgets and six seeds.
+    """The promise, small: paired differences to random at 100 to 250 labels, averaged over budgets and four seeds.
 
     Over 40 other seeds these averages were .029 (sd of one seed .025) in Spearman and .009 (.012) in log loss: the
-    margins lie 5.7 standard errors of six seeds below, so the default fails once in ten million runs, and its
-    opposite, which learns little from each answer, always.
+    margins lie 5.6 standard errors of four seeds below, so the default fails once in fifty million runs, and its
+    opposite, which learns next to nothing from its answers, always.
     """
-    seeds = range(10_000 * (1 + seed), 10_000 * (1 + seed) + 6)
+    seeds = range(10_000 * (1 + seed), 10_000 * (1 + seed) + 4)
     table = study.word_study(word_valence(64), ["random", "greedy V", Worst()], seeds, budget=250, progress=False)
 
     def gain(criterion: str, score: str) -> float:
         labels, difference = paired_differences(table, score, criterion)
         return float(difference[:, labels > 50].mean())
 
-    assert gain("greedy V", "spearman") > -0.028
-    assert -gain("greedy V", "log_loss") > -0.020
-    assert gain("worst V", "spearman") < -0.028
-    assert -gain("worst V", "log_loss") < -0.020
+    assert gain("greedy V", "spearman") > -0.040
+    assert -gain("greedy V", "log_loss") > -0.025
+    assert gain("worst V", "spearman") < -0.040
+    assert -gain("worst V", "log_loss") < -0.025
 
 
 @pytest.mark.slow

@@ -41,9 +41,7 @@ def synthetic(seed, scale=0.1):
         },
         "sample_stats": {"log_p": log_q + 0.1 * rng.normal(size=(CHAINS, DRAWS)), "log_q": log_q},
         "log_likelihood": {"outcome": np.log(np.where(outcome == 1, probability, 1 - probability))},
-        "posterior_predictive": {
-            "outcome": (rng.uniform(size=probability.shape) < probability).astype(np.int64)
-        },
+        "posterior_predictive": {"outcome": (rng.uniform(size=probability.shape) < probability).astype(np.int64)},
         "observed_data": {"outcome": outcome},
         "prior": None,
         "constant_data": {},
@@ -86,10 +84,7 @@ def test_container_names_every_dimension(container):
     assert list(posterior["item"].values) == COORDS["item"]
     assert container["log_likelihood"]["outcome"].dims == ("chain", "draw", "comparison")
     assert container["observed_data"]["outcome"].dims == ("comparison",)
-    assert (
-        float(posterior["ability"].sel(item="cat", chain=2, draw=7))
-        == synthetic(1)["posterior"]["ability"][2, 7, 2]
-    )
+    assert float(posterior["ability"].sel(item="cat", chain=2, draw=7)) == synthetic(1)["posterior"]["ability"][2, 7, 2]
 
 
 @pytest.mark.parametrize("group", ["log_prior", "unconstrained_posterior", "sample_stats_prior"])

@@ -79,14 +79,10 @@ def test_order_effect_is_an_intercept_with_its_prior(make_data):
     sd = np.append(np.full(4, 1.5 * head.unit(items)), ORDER_SD)
     fit = laplace(BradleyTerry(head, order_effect=True), items, answers)
     columns = np.column_stack([differences(items, answers), np.ones(500)]) * sd
-    reference = linear_model.LogisticRegression(
-        C=1.0, fit_intercept=False, solver="newton-cholesky", tol=1e-12
-    )
+    reference = linear_model.LogisticRegression(C=1.0, fit_intercept=False, solver="newton-cholesky", tol=1e-12)
     reference.fit(columns, answers.outcome)
     mean = fit.mean()
-    np.testing.assert_allclose(
-        np.append(mean["weights"], mean["order_effect"]), reference.coef_[0] * sd, atol=1e-6
-    )
+    np.testing.assert_allclose(np.append(mean["weights"], mean["order_effect"]), reference.coef_[0] * sd, atol=1e-6)
 
 
 @pytest.mark.parametrize("model", [BradleyTerry, Thurstone])
@@ -115,12 +111,8 @@ def test_abilities_of_choix(alpha):
     """
     choix = pytest.importorskip("choix")
     teams, games = american_league_1987()
-    won = [
-        (i, j) for i, j, w in zip(games.first, games.second, games.weight, strict=True) for _ in range(int(w))
-    ]
-    ours = laplace(BradleyTerry(AbilityHead(alpha**-0.5 if alpha else math.inf)), teams, games).mean()[
-        "ability"
-    ]
+    won = [(i, j) for i, j, w in zip(games.first, games.second, games.weight, strict=True) for _ in range(int(w))]
+    ours = laplace(BradleyTerry(AbilityHead(alpha**-0.5 if alpha else math.inf)), teams, games).mean()["ability"]
     theirs = choix.opt_pairwise(7, won, alpha=alpha, method="Newton-CG", tol=1e-12)
     np.testing.assert_allclose(ours - ours.mean(), theirs - theirs.mean(), atol=1e-6)
     if not alpha:
@@ -135,9 +127,7 @@ def test_laplace_variance_is_the_inverse_information(make_data):
     fit = laplace(BradleyTerry(head), items, answers)
     D = differences(items, answers)
     p = expit(D @ fit.center)
-    precision = (
-        D.T @ ((answers.weight * p * (1 - p))[:, None] * D) + np.eye(3) / (0.7 * head.unit(items)) ** 2
-    )
+    precision = D.T @ ((answers.weight * p * (1 - p))[:, None] * D) + np.eye(3) / (0.7 * head.unit(items)) ** 2
     np.testing.assert_allclose(fit.root @ fit.root.T, np.linalg.inv(precision), rtol=1e-8)
     np.testing.assert_allclose(fit.precision_factor @ fit.precision_factor.T, precision, rtol=1e-8)
     shrinkage = np.trace(np.linalg.inv(precision)) / (0.7 * head.unit(items)) ** 2
@@ -158,9 +148,7 @@ def test_swapping_pairs_or_reordering_items_changes_nothing(family, head, make_d
     place = np.argsort(order)
     moved = Comparisons(place[answers.first], place[answers.second], answers.outcome, answers.weight)
     again = laplace(family(head), items.take(order), moved).center
-    np.testing.assert_allclose(
-        again, base.center[order] if isinstance(head, AbilityHead) else base.center, atol=1e-8
-    )
+    np.testing.assert_allclose(again, base.center[order] if isinstance(head, AbilityHead) else base.center, atol=1e-8)
 
 
 def test_units_and_shift_of_features_change_no_reward(make_data):

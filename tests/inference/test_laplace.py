@@ -107,9 +107,7 @@ def test_flat_hessian_is_an_error_that_names_the_way_out():
         total = numpyro.sample("a", flat) + numpyro.sample("b", flat)
         numpyro.sample("y", dist.Normal(total, 1), obs=0.3)
 
-    with pytest.raises(
-        np.linalg.LinAlgError, match=r"not positive definite.*gauss-newton.*proper prior.*nuts"
-    ):
+    with pytest.raises(np.linalg.LinAlgError, match=r"not positive definite.*gauss-newton.*proper prior.*nuts"):
         laplace(model)
 
 

@@ -86,9 +86,7 @@ def test_annotators_answer_with_their_own_precision(make_data, seed):
     answers = Comparisons(answers.first, answers.second, outcome, annotator=who)
     fit = laplace(BradleyTerry(LinearHead(2.0), annotators=True), items, answers)
     pairs = PAIRS[[0, 2, 3]]
-    asked = Comparisons(
-        np.tile(pairs[:, 0], 2), np.tile(pairs[:, 1], 2), np.ones(6), annotator=np.repeat([0, 1], 3)
-    )
+    asked = Comparisons(np.tile(pairs[:, 0], 2), np.tile(pairs[:, 1], 2), np.ones(6), annotator=np.repeat([0, 1], 3))
     draws = fit.draws(1000, key=0)
     r = draws["weights"] @ items.features.T
     gap = (r[:, asked.first] - r[:, asked.second]) * draws["precision"][:, asked.annotator]
@@ -119,7 +117,7 @@ def test_ability_table(seed):
     width = against.upper["Milwaukee"] - against.lower["Milwaukee"]
     assert width == pytest.approx(2 * 0.6745 * gap.sd[0], rel=0.15)
     for bad in ({"relative_to": "Chicago"}, {"level": 1.0}):
-        with pytest.raises(ValueError, match="Chicago|level must be between"):
+        with pytest.raises(ValueError, match=r"Chicago|level must be between"):
             ability_table(fit, teams, **bad)
 
 
@@ -143,7 +141,7 @@ def test_raw_embeddings_are_projected_as_those_of_the_fit(make_data, rng):
         np.testing.assert_allclose(reward(fit, given).variance, expected.variance)
     unseen = rng.normal(size=(4, 8)) + 5.0
     np.testing.assert_allclose(reward(fit, unseen).mean, items.projection.apply(unseen) @ fit.center)
-    with pytest.raises(ValueError, match="projected differently.*raw items"):
+    with pytest.raises(ValueError, match=r"projected differently.*raw items"):
         reward(fit, project(Items(unseen), 3))
     with pytest.raises(ValueError, match="5 columns, the projection expects 8"):
         reward(fit, unseen[:, :5])

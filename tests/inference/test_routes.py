@@ -51,9 +51,7 @@ def test_both_routes_agree(model, data, make_data):
     for a, b in zip(moments(exact), moments(general), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-8)
     if not math.isinf(model.prior_sd):
-        assert exact.diagnostics["log_evidence"] == pytest.approx(
-            general.diagnostics["log_evidence"], abs=1e-7
-        )
+        assert exact.diagnostics["log_evidence"] == pytest.approx(general.diagnostics["log_evidence"], abs=1e-7)
 
 
 def test_handlers_are_obeyed(make_data):
@@ -72,9 +70,7 @@ def test_handlers_are_obeyed(make_data):
     fixed = laplace(condition(model, data={"order_effect": 2.0}), items, answers)
     assert len(fixed.center) == 3
     assert np.abs(fixed.center - plain.mean()["weights"]).max() > 1e-3
-    with pytest.raises(
-        ValueError, match=r"'order_effect' was given a value by .*substitute.*use .*condition"
-    ):
+    with pytest.raises(ValueError, match=r"'order_effect' was given a value by .*substitute.*use .*condition"):
         laplace(substitute(model, data={"order_effect": 2.0}), items, answers)
 
     def narrow(items, comparisons):
@@ -93,9 +89,7 @@ def test_a_scale_fixed_by_a_handler_is_not_ignored(make_data):
     np.testing.assert_allclose(at_mode, expected.center, atol=1e-8)
 
 
-@pytest.mark.parametrize(
-    "model", [BradleyTerry(LinearHead(), order_effect=True), Thurstone(AbilityHead())], ids=str
-)
+@pytest.mark.parametrize("model", [BradleyTerry(LinearHead(), order_effect=True), Thurstone(AbilityHead())], ids=str)
 def test_learned_scale_is_the_mode_of_its_evidence_and_prior(model, make_data):
     """Over a grid: Laplace evidence plus the half-Normal log prior of log s is nowhere larger."""
     items, answers = make_data(n=20, m=400)
@@ -130,9 +124,7 @@ def test_evidence_of_one_weight_is_the_integral():
     assert fit.diagnostics["log_evidence"] == pytest.approx(np.log(integral), abs=2 / 200)
 
 
-@pytest.mark.parametrize(
-    "model", [BradleyTerry(LinearHead(), order_effect=True), Thurstone(AbilityHead())], ids=str
-)
+@pytest.mark.parametrize("model", [BradleyTerry(LinearHead(), order_effect=True), Thurstone(AbilityHead())], ids=str)
 def test_evidence_of_the_general_route_is_that_of_the_linear_one(model, make_data):
     items, answers = make_data(weights=True)
     options = LaplaceOptions()

@@ -95,15 +95,11 @@ def test_large_finite_features_are_not_taken_for_infinite():
 
 
 def test_frames_by_name_and_by_position():
-    people = pd.DataFrame(
-        {"name": ["tea", "coffee", "milk"], "a": [1.0, 2, 3], "b": [0, 1, 0], "of": ["x", "y", "x"]}
-    )
+    people = pd.DataFrame({"name": ["tea", "coffee", "milk"], "a": [1.0, 2, 3], "b": [0, 1, 0], "of": ["x", "y", "x"]})
     items = Items.from_frame(people, ["a", "b"], id="name", prompt="of")
     assert items.names == ("tea", "coffee", "milk")
     assert items.prompt.tolist() == [0, 1, 0]
-    games = pd.DataFrame(
-        {"w": ["milk", "tea"], "l": ["tea", "coffee"], "y": [1, 0.5], "n": [2, 3], "who": ["q", "p"]}
-    )
+    games = pd.DataFrame({"w": ["milk", "tea"], "l": ["tea", "coffee"], "y": [1, 0.5], "n": [2, 3], "who": ["q", "p"]})
     answers = Comparisons.from_frame(games, items, "w", "l", "y", weight="n", annotator="who")
     assert answers.pairs.tolist() == [[2, 0], [0, 1]]
     assert (answers.weight.tolist(), answers.annotator.tolist()) == ([2, 3], [0, 1])
@@ -157,12 +153,8 @@ def test_projection_is_principal_components_with_one_scale(rng):
 
 
 CONTAINERS = {
-    "items": project(
-        Items(np.random.default_rng(0).normal(size=(5, 3)), ids=list("abcde"), prompt=[0, 0, 1, 1, 1]), 2
-    ),
-    "comparisons": Comparisons(
-        [0, 1], [1, 2], [1, 0.5], weight=[1, 2], annotator=[0, 1], annotator_ids=["x", "y"]
-    ),
+    "items": project(Items(np.random.default_rng(0).normal(size=(5, 3)), ids=list("abcde"), prompt=[0, 0, 1, 1, 1]), 2),
+    "comparisons": Comparisons([0, 1], [1, 2], [1, 0.5], weight=[1, 2], annotator=[0, 1], annotator_ids=["x", "y"]),
     "snapshots": Snapshots([X, X[:2]], [0, 1], names=["u", "v"], observed=[True, False]),
     "sites": Sites([[50.0, 4.0], [51.0, 5.0]], "sphere", ids=["here", "there"]),
 }

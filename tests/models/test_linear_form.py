@@ -53,14 +53,10 @@ def test_the_smaller_operator_is_chosen_and_both_mean_the_same(count, expected, 
 def test_dense_gram_adds_up_over_blocks(rng):
     """More rows than one block holds."""
     matrix, weights = rng.normal(size=(9000, 3)), rng.random(9000)
-    np.testing.assert_allclose(
-        DenseRows(matrix).gram(weights), matrix.T @ (weights[:, None] * matrix), rtol=1e-10
-    )
+    np.testing.assert_allclose(DenseRows(matrix).gram(weights), matrix.T @ (weights[:, None] * matrix), rtol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "model", [BradleyTerry(LinearHead(2.0), order_effect=True), Thurstone(AbilityHead(np.inf))]
-)
+@pytest.mark.parametrize("model", [BradleyTerry(LinearHead(2.0), order_effect=True), Thurstone(AbilityHead(np.inf))])
 def test_gradient_and_precision_are_derivatives(model, pairs, rng):
     """Central differences of the log posterior and of its gradient."""
     comparisons = Comparisons(*pairs, rng.random(M), weight=rng.random(M) + 0.5)

@@ -22,9 +22,7 @@ def test_score_and_curvature_are_derivatives(link, family, outcome):
     """Analytic derivatives = JAX's of the distribution's log density = central differences."""
     outcome = np.full(len(R), outcome)
     total = lambda r: family(r).log_prob(outcome).sum()  # noqa: E731
-    np.testing.assert_allclose(
-        link.log_likelihood(R, outcome), family(R).log_prob(outcome), rtol=1e-12, atol=1e-15
-    )
+    np.testing.assert_allclose(link.log_likelihood(R, outcome), family(R).log_prob(outcome), rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(link.score(R, outcome), jax.grad(total)(jnp.array(R)), rtol=1e-8, atol=1e-12)
     h = 1e-5
     np.testing.assert_allclose(
@@ -51,13 +49,9 @@ def test_information_is_expected_curvature_and_links_are_symmetric(link, family)
 def test_hard_outcomes_agree_with_numpyro():
     """Logistic: BernoulliLogits; probit: BernoulliProbs of Phi(r)."""
     for y in (0, 1):
-        np.testing.assert_allclose(
-            SoftBernoulliLogits(R).log_prob(y), dist.BernoulliLogits(R).log_prob(y), rtol=1e-12
-        )
+        np.testing.assert_allclose(SoftBernoulliLogits(R).log_prob(y), dist.BernoulliLogits(R).log_prob(y), rtol=1e-12)
         phi = scipy.stats.norm.cdf(R)
-        np.testing.assert_allclose(
-            BernoulliProbit(R).log_prob(y), dist.BernoulliProbs(phi).log_prob(y), rtol=1e-7
-        )
+        np.testing.assert_allclose(BernoulliProbit(R).log_prob(y), dist.BernoulliProbs(phi).log_prob(y), rtol=1e-7)
 
 
 @each_link

@@ -23,9 +23,7 @@ def data(rng):
     items = Items(rng.normal(size=(6, 3)))
     first = rng.integers(6, size=25)
     second = (first + rng.integers(1, 6, size=25)) % 6
-    return items, Comparisons(
-        first, second, rng.choice([0.0, 0.5, 1.0], size=25), weight=rng.random(25) + 0.5
-    )
+    return items, Comparisons(first, second, rng.choice([0.0, 0.5, 1.0], size=25), weight=rng.random(25) + 0.5)
 
 
 def value(model, sites, items, comparisons):
@@ -37,9 +35,7 @@ def test_swapping_a_pair_and_its_outcome_changes_nothing(family, data):
     items, answers = data
     sites = {"weights": np.array([0.3, -1.0, 0.7]), "tie_strength": 0.8}
     model = family(LinearHead(1.5))
-    assert value(model, sites, items, answers) == pytest.approx(
-        value(model, sites, items, answers.swap()), abs=1e-10
-    )
+    assert value(model, sites, items, answers) == pytest.approx(value(model, sites, items, answers.swap()), abs=1e-10)
 
 
 @each_model
