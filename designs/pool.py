@@ -54,6 +54,21 @@ class PairPool:
         """The pool of these candidates only."""
         return replace(self, pairs=self.pairs[index])
 
+    def sample(self, index: np.ndarray) -> PairPool:
+        """A pool of these candidates and of their items alone, nothing asked: costs what it holds."""
+        features = self.rewards.features
+        if features is None:
+            return self.take(index)
+        used, codes = np.unique(self.pairs[index], return_inverse=True)
+        rewards = replace(self.rewards, features=features[used], mean=self.rewards.mean[used])
+        pairs, nothing = codes.reshape(-1, 2), np.empty((0, 2), dtype=np.int64)
+        return replace(self, items=self.items.take(used), pairs=pairs, rewards=rewards, asked=nothing)
+
+    @cached_property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """First and second items, each contiguous: gathers through them are what a pick costs."""
+        return np.ascontiguousarray(self.pairs[:, 0]), np.ascontiguousarray(self.pairs[:, 1])
+
     @cached_property
     def difference(self) -> Moments:
         """Posterior mean and variance [m] of each candidate's logit."""
@@ -83,7 +98,9 @@ class PairPool:
         own = direction[:-1] if self.rewards.order is not None else direction
         features = self.rewards.features
         level = own if features is None else features @ own
-        along = level[self.pairs[:, 0]] - level[self.pairs[:, 1]]
+        first, second = self.ends
+        along = level[first]
+        along -= level[second]
         return along + direction[-1] if self.rewards.order is not None else along
 
     def row(self, index: int) -> Float[np.ndarray, " p"]:

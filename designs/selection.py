@@ -71,8 +71,9 @@ def select(
     _check_budget(budget, len(candidates), price)
     pool = candidates.pool(posterior, target)
     rng = as_generator(key)
-    chosen, gains = _run(rule, pool, budget, price, rng)
-    expected = _expected_random(rule, pool, len(chosen), rng)
+    start = rule.begin(pool, rng)
+    chosen, gains = _run(rule, start, len(pool), budget, price)
+    expected = _expected_random(rule, pool, start, len(chosen), rng)
     return Selection(pool.pairs[chosen], gains, expected, candidates.table(chosen, pool, gains))
 
 
@@ -135,16 +136,15 @@ def select_pairs(
 
 
 def _run(
-    rule: Criterion, pool: PairPool, budget: int | float, price: np.ndarray | None, rng: np.random.Generator
+    rule: Criterion, state: Any, size: int, budget: int | float, price: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     if not rule.sequential and price is None:
-        scores = rule.score(rule.begin(pool, rng))
+        scores = rule.score(state)
         best = np.argsort(-scores, kind="stable")[: int(budget)]
         return best, scores[best]
-    state = rule.begin(pool, rng)
     chosen: list[int] = []
     gains: list[float] = []
-    free = np.ones(len(pool), dtype=bool)
+    free = np.ones(size, dtype=bool)
     left = float(budget)
     while True:
         free &= (price if price is not None else 1.0) <= left + 1e-12
@@ -160,14 +160,14 @@ def _run(
         state = rule.update(state, index)
 
 
-def _expected_random(rule: Criterion, pool: PairPool, size: int, rng: np.random.Generator) -> float:
+def _expected_random(rule: Criterion, pool: PairPool, start: Any, size: int, rng: np.random.Generator) -> float:
     if size == 0:
         return 0.0
     if not rule.sequential:
-        return float(size * rule.score(rule.begin(pool, rng)).mean())
+        return float(size * rule.score(start).mean())
     totals = []
     for _ in range(RANDOM_BATCHES):
-        state = rule.begin(pool.take(rng.choice(len(pool), size=size, replace=False)), rng)
+        state = rule.begin(pool.sample(rng.choice(len(pool), size=size, replace=False)), rng)
         total = 0.0
         for index in range(size):
             total += float(rule.score(state)[index])

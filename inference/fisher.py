@@ -195,8 +195,8 @@ def _simulated(at: Callable[[Any], dict[str, Any]], theta: Any, name: str, sampl
     fn = at(theta)[name]["fn"]
     if samples is None:
         raise ValueError(
-            f"site {name!r} has the family {type(_unwrap(fn)).__name__}, whose Fisher information has no closed form here; "
-            "pass samples=10_000 (and a key) to average simulated scores."
+            f"site {name!r} has the family {type(_unwrap(fn)).__name__}, whose Fisher information has no closed form "
+            "here; pass samples=10_000 (and a key) to average simulated scores."
         )
     answers = fn.sample(as_key(key), (samples,))
 

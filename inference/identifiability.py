@@ -54,7 +54,7 @@ def warn_if_separable(model: ComparisonModel, largest_logit: float, items: Items
         what = "some items won, or lost, every comparison against all others"
     else:
         assert model.link is not None
-        separable = bool(model.link.probability(np.array(-largest_logit)) < CERTAIN)
+        separable = bool(model.link.probability(np.array([-largest_logit]))[0] < CERTAIN)
         what = "some outcomes are predicted with certainty"
     if separable:
         warnings.warn(

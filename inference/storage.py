@@ -17,7 +17,7 @@ import numpy as np
 import tercet
 from tercet.inference.context import Context
 from tercet.inference.posterior import GaussianPosterior, Posterior, SampledPosterior
-from tercet.models.preferences import BradleyTerry, ComparisonModel, Davidson, Thurstone
+from tercet.models.preferences import BradleyTerry, Davidson, Thurstone
 from tercet.models.projection import Projection
 from tercet.models.reward_heads import AbilityHead, Head, LinearHead
 
@@ -86,7 +86,8 @@ def load(path: str | Path, *args: Any, model: Callable[..., Any] | None = None, 
     True
     """
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load alone leaks broken files
+        # opened here: np.load leaves a broken file open
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
             arrays = {name: file[name] for name in file.files if name != "header"}
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:

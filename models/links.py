@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from scipy.special import erfcx, expit, log_expit, log_ndtr, ndtr
+from scipy.special import erfcx, expit, log_ndtr, ndtr
 from scipy.stats import kstwobign
 
 
@@ -60,7 +60,7 @@ class Logistic:
         return expit(r)
 
     def log_likelihood(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-        return log_expit(r) - (1.0 - outcome) * r
+        return np.minimum(r, 0.0) - np.log1p(np.exp(-np.abs(r))) - (1.0 - outcome) * r  # NumPy: 4 x log_expit
 
     def score(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
         return outcome - expit(r)
@@ -69,8 +69,8 @@ class Logistic:
         return self.information(r)
 
     def information(self, r: np.ndarray) -> np.ndarray:
-        p = expit(-np.abs(r))
-        return p * (1.0 - p)
+        odds = np.exp(-np.abs(r))
+        return odds / np.square(1.0 + odds)
 
     def integrate(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
         mean, variance = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(variance, np.float64))
@@ -111,8 +111,10 @@ def inverse_mills(r: np.ndarray) -> np.ndarray:
 
 def gauss_hermite(function, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]
     """E f(r) for r ~ Normal(mean, variance), by 32 nodes (logistic f: error 2e-7 at sd 2, 2e-5 at 3, 1e-3 at 5)."""
-    mean, sd = np.asarray(mean, dtype=np.float64), np.sqrt(np.asarray(variance, dtype=np.float64))
-    total = np.zeros(np.broadcast(mean, sd).shape)
-    for node, weight in zip(_NODES, _WEIGHTS, strict=True):  # no [m, 32] temporary
-        total += weight * function(mean + sd * node)
+    mean, variance = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(variance, np.float64))
+    sd, total = np.sqrt(variance), np.zeros(mean.shape)
+    for start in range(0, mean.shape[0] if mean.ndim else 1, 16_384):  # a block at a time stays in the cache
+        block = slice(start, start + 16_384) if mean.ndim else ()
+        for node, weight in zip(_NODES, _WEIGHTS, strict=True):  # no [m, 32] temporary
+            total[block] += weight * function(mean[block] + sd[block] * node)
     return total

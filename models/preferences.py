@@ -25,7 +25,7 @@ from numpyro.handlers import scale
 from tercet.models._inputs import as_jax, is_concrete
 from tercet.models.data import Comparisons, Items, check_compared
 from tercet.models.distributions import BernoulliProbit, SoftBernoulliLogits
-from tercet.models.linear_form import LinearForm, design_rows
+from tercet.models.linear_form import LinearForm, design_rows, merge_repeats
 from tercet.models.links import Link, Logistic, Probit
 from tercet.models.reward_heads import AbilityHead, Head, LinearHead
 
@@ -123,11 +123,15 @@ class ComparisonModel(abc.ABC):
         if self.order_effect:
             precision = np.append(precision, ORDER_SD**-2)
         features = None if isinstance(self.head, AbilityHead) else items.features
+        weight = np.ones(len(comparisons)) if comparisons.weight is None else comparisons.weight
+        first, second, outcome, weight = merge_repeats(
+            comparisons.first, comparisons.second, comparisons.outcome, weight, len(items), self.order_effect
+        )
         return LinearForm(
-            rows=design_rows(features, len(items), comparisons.first, comparisons.second, self.order_effect),
+            rows=design_rows(features, len(items), first, second, self.order_effect),
             link=self.link,
-            outcome=comparisons.outcome,
-            weight=np.ones(len(comparisons)) if comparisons.weight is None else comparisons.weight,
+            outcome=outcome,
+            weight=weight,
             prior_precision=precision,
             gauge=len(items) if features is None and math.isinf(sd) else 0,
             layout=((self.head.site, self.head.size(items)),) + ((("order_effect", 0),) * self.order_effect),
