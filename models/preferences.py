@@ -161,7 +161,7 @@ class BradleyTerry(ComparisonModel):
     >>> items = Items.named(["tea", "coffee"])
     >>> games = Comparisons([0, 0, 0, 1], [1, 1, 1, 0], [1, 1, 0, 0])
     >>> laplace(BradleyTerry(AbilityHead(prior_sd=1.0)), items, games).mean()["ability"].round(3).tolist()
-    [0.226, -0.226]
+    [0.253, -0.253]
     """
 
     link = Logistic()
