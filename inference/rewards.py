@@ -77,8 +77,8 @@ def comparison_model(posterior: Any) -> ComparisonModel:
     """The comparison model behind a posterior, or an error."""
     if not isinstance(posterior, Posterior):
         raise ValueError(
-            f"expected a posterior (of laplace, nuts or svi), got {type(posterior).__name__}; the order of arguments is "
-            "select_pairs(items, posterior, budget) and reward(posterior, items)."
+            f"expected a posterior (of laplace, nuts or svi), got {type(posterior).__name__}; the order of arguments "
+            "is select_pairs(items, posterior, budget) and reward(posterior, items)."
         )
     model = posterior.context.model
     if not isinstance(model, ComparisonModel):
