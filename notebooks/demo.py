@@ -19,9 +19,10 @@ warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refac
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot
+from tqdm.auto import tqdm
 
 from tercet.datasets import RatedItems, word_valence
-from tercet.designs import candidate_pairs, compare_designs, learning_curve, select_pairs
+from tercet.designs import candidate_pairs, learning_curve, select_pairs
 from tercet.inference import laplace, log_loss, reward, spearman, summary, win_probability
 from tercet.models import BradleyTerry
 from tercet.plots import plot_learning_curve
@@ -72,21 +73,29 @@ def run(data: RatedItems, options: argparse.Namespace) -> tuple[pd.DataFrame, An
 
     first_fit(pool, options.start, options.seed)
     print(f"\n{options.start} to {options.budget} labels, 50 a round, {options.seeds} seeds:", flush=True)
-    seeds = [1000 * options.seed + k for k in range(options.seeds)]
-    sizes = {"start": options.start, "budget": options.budget}
-    table = compare_designs(
-        pool.items, pool.answer, evaluate, criteria=[OURS, THEIRS], seeds=seeds, progress=not options.quiet, **sizes
-    )
-    chosen = learning_curve(pool.items, pool.answer, evaluate, criterion=OURS, key=seeds[0], **sizes).asked
+    rounds = 1 + -(-(options.budget - options.start) // 50)
+    tables, chosen = [], None
+    bar = tqdm(total=2 * rounds * options.seeds, desc="choosing pairs", unit="fit", disable=options.quiet)
+    with bar:
+        for seed in range(1000 * options.seed, 1000 * options.seed + options.seeds):
+            for criterion in (OURS, THEIRS):
+                curve = learning_curve(
+                    pool.items,
+                    pool.answer,
+                    evaluate,
+                    criterion=criterion,
+                    start=options.start,
+                    budget=options.budget,
+                    key=seed,
+                    progress=bar.update,
+                )
+                tables.append(curve.table)
+                chosen = curve.asked if chosen is None else chosen
+    assert chosen is not None
     names = pool.items.names
-    asked = pd.DataFrame(
-        {
-            "first": [names[i] for i in chosen.first],
-            "second": [names[j] for j in chosen.second],
-            "outcome": chosen.outcome,
-        }
-    )
-    return table, asked
+    first, second = ([names[i] for i in side] for side in (chosen.first, chosen.second))
+    asked = pd.DataFrame({"first": first, "second": second, "outcome": chosen.outcome})
+    return pd.concat(tables, ignore_index=True), asked
 
 
 def picture(table: pd.DataFrame, path: Path) -> None:
@@ -104,7 +113,7 @@ def picture(table: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="another seed, another split, other answers")
-    parser.add_argument("--seeds", type=int, default=5, help="repetitions behind the bands")
+    parser.add_argument("--seeds", type=int, default=4, help="repetitions behind the bands")
     parser.add_argument("--start", type=int, default=50, help="random comparisons to begin with")
     parser.add_argument("--budget", type=int, default=600, help="labels in all")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder of picture and tables")

@@ -133,7 +133,7 @@ def test_evidence_of_the_general_route_is_that_of_the_linear_one(model, make_dat
         assert general(log_sd)[0] == pytest.approx(linear(log_sd)[0], abs=1e-6)
 
 
-@pytest.mark.parametrize("curvature", ["exact", "gauss-newton"])
+@pytest.mark.parametrize("curvature", ["exact", pytest.param("gauss-newton", marks=pytest.mark.slow)])
 def test_learned_scale_of_a_model_without_linear_form(curvature, make_data):
     """Davidson: evidence of fixed-scale fits plus the scale's prior, largest at the scale found."""
     items, answers = make_data(m=60)

@@ -23,10 +23,10 @@ def islands(rng):
     """Draw differences from the prior, then games; the fit's items, answers, pairs and the true differences."""
     ability = rng.normal(0, SD / np.sqrt(2), size=(ISLANDS, 2))
     truth = ability[:, 0] - ability[:, 1]
-    first = np.repeat(2 * np.arange(ISLANDS), GAMES)
-    outcome = (rng.random(ISLANDS * GAMES) < expit(np.repeat(truth, GAMES))) * 1.0
-    items = Items(np.ones((2 * ISLANDS, 1)))
-    return items, Comparisons(first, first + 1, outcome), np.arange(2 * ISLANDS).reshape(-1, 2), truth
+    pairs = np.arange(2 * ISLANDS).reshape(-1, 2)
+    share = rng.binomial(GAMES, expit(truth)) / GAMES  # all games of an island in one weighted row
+    answers = Comparisons(pairs[:, 0], pairs[:, 1], share, weight=np.full(ISLANDS, GAMES))
+    return Items(np.ones((2 * ISLANDS, 1))), answers, pairs, truth
 
 
 def uniformity(u):
@@ -71,25 +71,25 @@ def test_nuts_is_calibrated_and_its_test_has_power(prior_sd, rng, seed):
 
 
 def gaps(n, seed):
-    """Largest standardised gap of means, and largest relative gap of sds, between Laplace and NUTS."""
-    truth = simulated_preferences(400, 16, n, key=seed)
-    model = BradleyTerry(LinearHead(2.0))
+    """Standardised gaps of means, and relative gaps of sds [16], between Laplace and NUTS."""
+    truth = simulated_preferences(400, 16, n, difference_sd=1.0, key=seed)
+    model = BradleyTerry(LinearHead(3.0))
     exact = laplace(model, truth.items, truth.comparisons)
-    chains = nuts(model, truth.items, truth.comparisons, key=seed, warmup=500, samples=2500)
+    chains = nuts(model, truth.items, truth.comparisons, key=seed, warmup=500, samples=3000)
     sd = np.sqrt(np.diag(exact.root @ exact.root.T))
-    draws = chains.draws(10_000)["weights"]
-    return np.abs(draws.mean(0) - exact.center).max() / sd.min(), np.abs(draws.std(0) / sd - 1).max()
+    draws = chains.draws(12_000)["weights"]
+    return np.abs(draws.mean(0) - exact.center) / sd, np.abs(draws.std(0) / sd - 1)
 
 
 @pytest.mark.slow
 def test_laplace_is_nuts_on_many_answers_and_less_so_on_few(seed):
-    """At 5,000 answers in 16 dimensions; Monte Carlo error of 10,000 draws is .01 sd and .7 %."""
+    """At 5,000 answers in 16 dimensions; Monte Carlo error of 12,000 draws is .01 sd and .7 %."""
     mean, spread = gaps(5000, seed)
-    assert mean < 0.1
-    assert spread < 0.05
+    assert mean.max() < 0.1
+    assert spread.max() < 0.05
     few = gaps(200, seed)
-    assert few[0] > mean
-    assert few[1] > spread
+    assert few[0].mean() > mean.mean()
+    assert few[1].mean() > spread.mean()
 
 
 def test_svi_finds_the_gaussian_and_its_diagonal_family_is_too_narrow(rng):
