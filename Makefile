@@ -30,10 +30,10 @@ demo: $(VENV)/.base
 	@$(BIN)/python notebooks/demo.py $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --slow $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --slow $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -112,7 +112,7 @@ ROWS = (
     Row(
         "greedy-d", "greedy D, 1,000,000 pairs, d = 64, 100 picks", "greedy_d", "many_candidates",
         Peer("log det of each", "brute_force_d"), 1e-4, seconds=2.5, megabytes=700,
-        note="bmdal_reg MaxDet: 79 s by the design note, not installed here",
+        note="bmdal_reg MaxDet took 79 s in an earlier measurement; not installed here",
     ),
     Row(
         "greedy-v", "greedy V, 1,000,000 pairs, d = 64, 100 picks", "greedy_v", "many_candidates",

@@ -75,7 +75,8 @@ class Posterior(abc.ABC):
         from tercet.inference.arviz_adapter import to_container
 
         sites, statistics = self._chains(draws, key)
-        shown = {name: values for name, values in sites.items() if not name.endswith("_base")}
+        # Not the standardised twin of a site that is shown itself.
+        shown = {n: v for n, v in sites.items() if not (n.endswith("_base") and n.removesuffix("_base") in sites)}
         groups: dict[str, Any] = {"posterior": shown, "sample_stats": statistics}
         problem = self.context.problem
         if log_likelihood:

@@ -33,8 +33,8 @@ class Rows(Protocol):
         """D' values [p]."""
         ...
 
-    def gram(self, weights: np.ndarray) -> np.ndarray:
-        """D' diag(weights) D [p, p]."""
+    def gram(self, weights: np.ndarray, single: bool = False) -> np.ndarray:
+        """D' diag(weights) D [p, p]; `single` allows 32-bit products where they are twice as fast."""
         ...
 
     def thin(self, step: int) -> Rows:
@@ -57,11 +57,13 @@ class DenseRows:
     def thin(self, step: int) -> DenseRows:
         return DenseRows(self.matrix[::step])
 
-    def gram(self, weights: np.ndarray) -> np.ndarray:
+    def gram(self, weights: np.ndarray, single: bool = False) -> np.ndarray:
         total = np.zeros((self.matrix.shape[1],) * 2)
-        roots = np.sqrt(weights)[:, None]
+        roots, kind = np.sqrt(weights)[:, None], np.float32 if single else np.float64
         for start in range(0, len(weights), BLOCK):
-            block = self.matrix[start : start + BLOCK] * roots[start : start + BLOCK]
+            block = np.multiply(
+                self.matrix[start : start + BLOCK], roots[start : start + BLOCK], dtype=kind, casting="same_kind"
+            )
             total += block.T @ block  # NumPy calls syrk here: half the work of a product
         return total
 
@@ -90,7 +92,7 @@ class GraphRows:
     def thin(self, step: int) -> GraphRows:
         return replace(self, first=self.first[::step], second=self.second[::step])
 
-    def gram(self, weights: np.ndarray) -> np.ndarray:
+    def gram(self, weights: np.ndarray, single: bool = False) -> np.ndarray:
         own = self._laplacian_gram(weights)
         if not self.order:
             return own
@@ -219,9 +221,9 @@ class LinearForm:
             gradient[: self.gauge] -= mean / self.gauge
         return float(value), gradient, eta
 
-    def precision(self, eta: np.ndarray) -> np.ndarray:
-        """Minus the Hessian of the log posterior [p, p] at eta = D theta."""
-        hessian = self.rows.gram(self.weight * self.link.curvature(eta, self.outcome))
+    def precision(self, eta: np.ndarray, single: bool = False) -> np.ndarray:
+        """Minus the Hessian of the log posterior [p, p] at eta = D theta; `single`: to 32-bit accuracy."""
+        hessian = self.rows.gram(self.weight * self.link.curvature(eta, self.outcome), single)
         hessian[np.diag_indices_from(hessian)] += self.prior_precision
         if self.gauge:
             hessian[: self.gauge, : self.gauge] += 1.0 / self.gauge**2

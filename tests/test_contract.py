@@ -13,6 +13,8 @@ from tercet.datasets import simulated_preferences
 from tercet.inference import laplace, load, nuts, reward, svi
 from tercet.models import BradleyTerry, Comparisons, Davidson, Items, LinearHead, project
 
+pytestmark = pytest.mark.xdist_group("contract")  # one worker fits the posteriors, once
+
 LEGACY = int(version("arviz").split(".")[0]) < 1
 M = 200
 
