@@ -23,7 +23,7 @@ RANDOM = 20_000
 def candidate_pairs(
     items: Items, scheme: Scheme | ArrayLike = "random", n: int | None = None, key: Any = 0, exclude: Any = None
 ) -> Int[np.ndarray, "m 2"]:
-    """List pairs of items that could be compared, without repetition.
+    """List pairs of items that could be compared, without repetition (an explicit array is taken as it is).
 
     Parameters
     ----------

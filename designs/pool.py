@@ -82,8 +82,18 @@ class PairPool:
     @cached_property
     def expected_information(self) -> Float[np.ndarray, " m"]:
         """Information of one answer averaged over the posterior of its logit."""
-        moments = self.difference
-        return gauss_hermite(lambda r: self.model.information(r, self.sites), moments.mean, moments.variance)
+        mean, variance = self.difference
+        if self.model.link is not None:
+            return self.model.link.integrate_information(mean, variance)
+        return gauss_hermite(lambda r: self.model.information(r, self.sites), mean, variance)
+
+    @property
+    def expected_outcome(self) -> Float[np.ndarray, " m"]:
+        """Posterior predictive probability that the first is preferred, ties counted as half."""
+        mean, variance = self.difference
+        if self.model.link is not None:
+            return self.model.link.integrate(mean, variance)
+        return gauss_hermite(lambda r: self.model.expected_outcome(r, self.sites), mean, variance)
 
     @property
     def covariance(self) -> Float[np.ndarray, "p p"]:
@@ -166,9 +176,6 @@ class PairCandidates:
 
         names, picked = self.items.names, pool.take(chosen)
         moments = picked.difference
-        probability = gauss_hermite(
-            lambda r: picked.model.expected_outcome(r, picked.sites), moments.mean, moments.variance
-        )
         return pd.DataFrame(
             {
                 "first": [names[i] for i in picked.pairs[:, 0]],
@@ -176,7 +183,7 @@ class PairCandidates:
                 "gain": gains,
                 "difference_mean": moments.mean,
                 "difference_sd": moments.sd,
-                "win_probability": probability,
+                "win_probability": picked.expected_outcome,
             }
         )
 

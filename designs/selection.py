@@ -70,7 +70,7 @@ def select(
     price = None if cost is None else _as_cost(cost, len(candidates))
     _check_budget(budget, len(candidates), price)
     pool = candidates.pool(posterior, target)
-    rng = as_generator(key)
+    rng = as_generator(key).spawn(1)[0]  # not the stream that random candidates were drawn from
     start = rule.begin(pool, rng)
     chosen, gains = _run(rule, start, len(pool), budget, price)
     expected = _expected_random(rule, pool, start, len(chosen), rng)
@@ -97,7 +97,7 @@ def select_pairs(
     posterior : of a comparison model fitted on the answers so far
     budget : number of pairs (or total cost, with `cost`)
     candidates : "random" (20,000 of all), a number of random pairs, "all", "in-prompt", "cross-prompt", or an
-        explicit array [m, 2]
+        explicit array [m, 2], taken as it is
     criterion : "greedy V" (default: it did best in our studies), "greedy D", "posterior variance",
         "D-optimal (published)", "D-optimal (past-aware)", "random", or a Criterion
     target : None (differences of two random items), "in-prompt", Items, or pairs [t, 2]

@@ -116,3 +116,14 @@ def test_samples_have_the_stated_mean_and_variance(link, family, seed):
     np.testing.assert_allclose(fn.mean, p, rtol=1e-9)
     np.testing.assert_allclose(fn.variance, p * (1 - p), rtol=1e-9)
     assert (np.abs(draws.mean(0) - p) < 5 * np.sqrt(p * (1 - p) / len(draws))).all()
+
+
+@pytest.mark.parametrize("link", [Logistic(), Probit()], ids=["logistic", "probit"])
+@pytest.mark.parametrize("sd", [0.0, 0.3, 1.0, 2.0])
+def test_expected_information_against_numerical_integration(link, sd):
+    """E information(r) over the normal of r, by a fine trapezoid rule."""
+    means, grid = np.array([-4.0, -0.5, 0.0, 1.0, 3.0]), np.linspace(-9, 9, 20_001)
+    weights = np.exp(-0.5 * grid**2) / np.exp(-0.5 * grid**2).sum()
+    expected = [(weights * link.information(m + sd * grid)).sum() for m in means]
+    tolerance = 1e-8 if isinstance(link, Logistic) else 2e-4
+    np.testing.assert_allclose(link.integrate_information(means, np.full(5, sd**2)), expected, atol=tolerance)
