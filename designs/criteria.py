@@ -110,8 +110,13 @@ class PastAwareD(PublishedD):
     name = "D-optimal (past-aware)"
 
     def _matrix(self, pool: PairPool) -> np.ndarray:
-        asked = pool.rewards.difference(pool.asked, order=True).mean if len(pool.asked) else np.empty(0)
-        return super()._matrix(pool) + pool.gram(pool.asked, pool.model.information(asked, pool.sites))
+        if pool.asked is None:
+            raise ValueError(
+                "this posterior was loaded without its answers, which past-aware D-optimality needs; load it with "
+                "load(path, items, comparisons), or use a criterion that reads the posterior, such as 'greedy D'."
+            )
+        logit = pool.rewards.difference(pool.asked, order=True).mean
+        return super()._matrix(pool) + pool.gram(pool.asked, pool.model.information(logit, pool.sites))
 
 
 @dataclass(frozen=True)

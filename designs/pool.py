@@ -19,7 +19,7 @@ from tercet.inference.rewards import (
     reward_gaussian,
 )
 from tercet.models._inputs import as_pairs
-from tercet.models.data import Comparisons, Items
+from tercet.models.data import Items
 from tercet.models.linear_form import design_rows
 from tercet.models.links import gauss_hermite
 from tercet.models.preferences import ComparisonModel
@@ -35,7 +35,7 @@ class PairPool:
     model : their likelihood
     sites : typical values of the sites the likelihood needs beside the logit
     rewards : Gaussian of the rewards
-    asked : pairs [k, 2] answered so far
+    asked : pairs [k, 2] answered so far; None where the posterior was loaded without them
     target : matrix S [p, p] = E[d d'] over the pairs that matter
     """
 
@@ -44,7 +44,7 @@ class PairPool:
     model: ComparisonModel
     sites: dict[str, np.ndarray]
     rewards: RewardGaussian
-    asked: Int[np.ndarray, "k 2"]
+    asked: Int[np.ndarray, "k 2"] | None
     target: Float[np.ndarray, "p p"]
 
     def __len__(self) -> int:
@@ -160,14 +160,14 @@ class PairCandidates:
         """These candidates under a posterior."""
         model = comparison_model(posterior)
         rewards = reward_gaussian(posterior, self.items)
-        asked = next((a for a in posterior.context.args or () if isinstance(a, Comparisons)), None)
+        asked = posterior.context.comparisons
         if isinstance(target, Items):
             target = as_items(posterior, target)  # raw embeddings are projected as those of the fit were
         second_moment = target_matrix(rewards, self.items, target)
         if rewards.order is not None:
             second_moment = np.pad(second_moment, (0, 1))  # nobody's target is an order effect
         sites = {} if model.link is not None else posterior.mean()
-        pairs = np.empty((0, 2), dtype=np.int64) if asked is None else asked.pairs
+        pairs = None if asked is None else asked.pairs
         return PairPool(self.items, self.pairs, model, sites, rewards, pairs, second_moment)
 
     def table(self, chosen: np.ndarray, pool: PairPool, gains: np.ndarray) -> Any:

@@ -43,6 +43,11 @@ class Context:
         yield from self.kwargs.values()
 
     @property
+    def comparisons(self) -> Comparisons | None:
+        """The answers of the fit, where there are any and they are at hand."""
+        return next((value for value in self._containers() if isinstance(value, Comparisons)), None)
+
+    @property
     def coords(self) -> dict[str, list[Hashable]]:
         """Names along plates: item ids, annotator ids."""
         found: dict[str, list[Hashable]] = dict(self.saved_coords)

@@ -105,7 +105,7 @@ def load(path: str | Path, *args: Any, model: Callable[..., Any] | None = None, 
         projection = Projection(center, basis, header["scale"])
     context = Context(
         model=model if model is not None else _restore(header["model"]),
-        args=args or None,
+        args=args if args or kwargs else None,
         kwargs=kwargs,
         x64=True if header["kind"] == "laplace" else None,
         saved_coords=header["coords"],

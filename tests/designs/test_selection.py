@@ -13,7 +13,7 @@ import scipy.stats
 
 from tercet.datasets import simulated_preferences
 from tercet.designs import CRITERIA, PairCandidates, candidate_pairs, select, select_pairs
-from tercet.inference import GaussianPosterior, laplace, win_probability
+from tercet.inference import GaussianPosterior, laplace, load, win_probability
 from tercet.inference.context import Context
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Items, LinearHead, project
 
@@ -277,3 +277,14 @@ def test_targets_and_models_that_do_not_fit(items: Items, posterior: GaussianPos
     abilities = laplace(BradleyTerry(AbilityHead(1.0)), items, Comparisons([0], [1], [1]))
     with pytest.raises(ValueError, match="items of the fit"):
         select_pairs(items.take([0, 1, 2]), abilities, 2)
+
+
+def test_past_aware_rule_needs_the_past(items: Items, rng: Any, tmp_path: Any) -> None:
+    """A posterior loaded without its answers is refused by the one rule that reads them, and serves the others."""
+    answers = Comparisons([0, 1, 2], [1, 2, 3], [1, 0, 1])
+    path = laplace(BradleyTerry(LinearHead(1.0)), items, answers).save(tmp_path / "fit")
+    with pytest.raises(ValueError, match="loaded without its answers"):
+        select_pairs(items, load(path), 3, criterion="D-optimal (past-aware)")
+    whole = load(path, items=items, comparisons=answers)
+    assert len(select_pairs(items, whole, 3, criterion="D-optimal (past-aware)").chosen) == 3
+    assert len(select_pairs(items, load(path), 3).chosen) == 3
