@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
 from tercet.designs.candidates import candidate_pairs
 from tercet.designs.criteria import Criterion, as_criterion

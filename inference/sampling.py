@@ -16,7 +16,7 @@ from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from numpyro.infer.initialization import init_to_median
-from tqdm.auto import tqdm
+from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
 from tercet.inference.context import Context
 from tercet.inference.posterior import GaussianPosterior, SampledPosterior

@@ -19,7 +19,7 @@ warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refac
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot
-from tqdm.auto import tqdm
+from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
 from tercet.datasets import RatedItems, word_valence
 from tercet.designs import candidate_pairs, learning_curve, select_pairs
