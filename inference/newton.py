@@ -107,7 +107,7 @@ def newton(
     """
     if start is None and precision is None:
         start, precision = _rough(form, tolerance, max_steps)
-    if precision is None and len(form.prior_precision) >= WIDE:
+    if precision is None and len(form.prior_precision) >= WIDE and form.prior_precision.min() > 0.0:
         precision = _single(form, start)
     theta = np.zeros(len(form.prior_precision)) if start is None else start
     value, gradient, eta = form.value_and_gradient(theta)
@@ -152,11 +152,9 @@ def _rough(form: LinearForm, tolerance: float, max_steps: int) -> tuple[np.ndarr
 def _single(form: LinearForm, start: np.ndarray | None) -> np.ndarray | None:
     """Minus the Hessian at the start to 32-bit accuracy: enough to set out with, at half the price."""
     precision = form.precision(form.rows.predict(np.zeros(len(form.prior_precision)) if start is None else start), True)
-    try:
-        factorise(precision)
-    except SingularPrecisionError:
-        return None  # too ill-conditioned for 32 bit
-    return precision
+    # Below this the rounding of 32 bit could make it indefinite: then the exact Hessian has to serve.
+    floor = 1e-4 * precision.diagonal().max()
+    return precision if form.prior_precision.min() > floor else None
 
 
 def _line_search(

@@ -159,3 +159,20 @@ def test_units_and_shift_of_features_change_no_reward(make_data):
     a, b = laplace(model, items, answers), laplace(model, scaled, answers)
     np.testing.assert_allclose(b.center * 1000, a.center, atol=1e-8)
     np.testing.assert_allclose(b.root * 1000, a.root, atol=1e-8)
+
+
+@pytest.mark.parametrize("prior_sd", [1.0, 1e4])
+def test_wide_heads_start_in_single_precision_and_end_exact(prior_sd, rng):
+    """From 512 weights on the first Hessian may be 32-bit; mode and precision are the 64-bit ones all the same."""
+    m, d = 700, 520
+    features = rng.standard_normal((2 * m, d))
+    answers = Comparisons(np.arange(m), np.arange(m) + m, rng.random(m))
+    model = BradleyTerry(LinearHead(prior_sd))
+    fit = laplace(model, Items(features), answers)
+    difference = features[:m] - features[m:]
+    p = 1 / (1 + np.exp(-difference @ fit.center))
+    tau = prior_sd / np.sqrt(2 * features.var(axis=0).sum())
+    gradient = (answers.outcome - p) @ difference - fit.center / tau**2
+    assert np.abs(gradient).max() < 1e-8
+    precision = difference.T @ (difference * (p * (1 - p))[:, None]) + np.eye(d) / tau**2
+    np.testing.assert_allclose(fit.precision_factor @ fit.precision_factor.T, precision, atol=1e-9 * precision.max())
