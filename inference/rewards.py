@@ -54,11 +54,6 @@ class RewardGaussian:
         """Rows z_i with Cov(r_i, r_j) = z_i . z_j."""
         return self.root if self.features is None else self.features @ self.root
 
-    @cached_property
-    def covariance(self) -> Float[np.ndarray, "p p"]:
-        """Covariance of the head's parameters."""
-        return self.root @ self.root.T
-
     def difference(self, pairs: Int[np.ndarray, "m 2"], order: bool = False) -> Moments:
         """Mean and variance of r(first) - r(second) (plus the order effect where asked)."""
         mean = self.mean[pairs[:, 0]] - self.mean[pairs[:, 1]]
