@@ -82,11 +82,16 @@ class Problem:
             return median(site)
 
         started = substitute(seed(self.model, as_key(self.key)), substitute_fn=free)
-        sites = trace(started).get_trace(*self.args, **self.kwargs)
-        latent = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
-        _check_sites(latent, sites)
-        self.latent = list(latent)
-        return {n: jnp.asarray(biject_to(s["fn"].support).inv(s["value"]), float) for n, s in latent.items()}
+
+        @jax.jit  # traced, so that XLA drops the likelihood: run eagerly it would be compiled operation by operation
+        def values() -> dict[str, Any]:
+            sites = trace(started).get_trace(*self.args, **self.kwargs)
+            latent = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
+            _check_sites(latent, sites)
+            self.latent = list(latent)
+            return {n: jnp.asarray(biject_to(s["fn"].support).inv(s["value"]), float) for n, s in latent.items()}
+
+        return values()
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
         """Hessian of the potential [p, p], by forward over reverse in blocks of columns."""

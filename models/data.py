@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from tercet.models._inputs import (
     as_floats,
+    as_generator,
     as_indices,
     check_distinct,
     check_range,
@@ -347,6 +348,48 @@ class Snapshots:
 
     def __len__(self) -> int:
         return len(self.particles)
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates d, unobserved ones included."""
+        return len(self.names)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of particles of each snapshot."""
+        return tuple(len(cloud) for cloud in self.particles)
+
+    @property
+    def center(self) -> np.ndarray:
+        """Mean [d] over all particles of all times."""
+        return np.concatenate(self.particles).mean(axis=0)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """Standard deviation [d] over all particles of all times (1 where a coordinate never varies)."""
+        spread = np.concatenate(self.particles).std(axis=0)
+        return np.where(spread > 0, spread, 1.0)
+
+    @property
+    def magnitude(self) -> float:
+        """Largest absolute coordinate (1 where all are zero)."""
+        return float(max(np.abs(cloud).max() for cloud in self.particles)) or 1.0
+
+    def take(self, which: Sequence[int]) -> Snapshots:
+        """Give the snapshots at these positions, in order of time."""
+        index = sorted(int(k) for k in as_indices("which", np.asarray(which), len(self)))
+        return Snapshots([self.particles[k] for k in index], self.times[index], self.names, self.observed)
+
+    def subsample(self, particles: int, key: Any = 0) -> Snapshots:
+        """Keep at most this many particles a snapshot, drawn without repetition."""
+        if particles < 1:
+            raise ValueError(f"particles must be at least 1, got {particles}.")
+        rng = as_generator(key)
+        kept = [
+            cloud[np.sort(rng.choice(len(cloud), particles, replace=False))] if len(cloud) > particles else cloud
+            for cloud in self.particles
+        ]
+        return Snapshots(kept, self.times, self.names, self.observed)
 
 
 @pytree("metric", "ids")
