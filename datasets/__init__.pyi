@@ -1,4 +1,15 @@
 from .baseball import american_league_1987 as american_league_1987
+from .motion import Motion as Motion
+from .motion import motion_snapshots as motion_snapshots
+from .motion import read_amc as read_amc
+from .motion import read_bvh as read_bvh
+from .populations import SimulatedPopulations as SimulatedPopulations
+from .populations import double_well_snapshots as double_well_snapshots
+from .populations import lotka_volterra_snapshots as lotka_volterra_snapshots
+from .populations import population_snapshots as population_snapshots
+from .populations import repressilator_snapshots as repressilator_snapshots
+from .populations import spring_snapshots as spring_snapshots
+from .populations import vortex_snapshots as vortex_snapshots
 from .simulated import SimulatedPreferences as SimulatedPreferences
 from .simulated import simulated_preferences as simulated_preferences
 from .words import RatedItems as RatedItems

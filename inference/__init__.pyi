@@ -1,5 +1,14 @@
 from .abilities import ability_table as ability_table
 from .arviz_adapter import summary as summary
+from .baselines import noise_floor as noise_floor
+from .baselines import persistence as persistence
+from .baselines import trajectory_table as trajectory_table
+from .baselines import transport_midpoint as transport_midpoint
+from .distances import TransportPlan as TransportPlan
+from .distances import mmd_squared as mmd_squared
+from .distances import sliced_wasserstein as sliced_wasserstein
+from .distances import transport_plan as transport_plan
+from .distances import wasserstein as wasserstein
 from .fisher import comparison_information as comparison_information
 from .fisher import fisher_information as fisher_information
 from .laplace_approximation import LaplaceOptions as LaplaceOptions
@@ -13,6 +22,7 @@ from .posterior import (
 from .posterior import (
     SampledPosterior as SampledPosterior,
 )
+from .references import fit_reference as fit_reference
 from .rewards import (
     Moments as Moments,
 )

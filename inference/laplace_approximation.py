@@ -240,7 +240,7 @@ def _precision(problem: Problem | AtScale, z: np.ndarray, curvature: str) -> np.
 def gaussian_evidence(problem: Problem | AtScale, mode: np.ndarray, factor: np.ndarray) -> float:
     """Laplace approximation of the log marginal likelihood."""
     with problem.precision():
-        value = -float(problem.potential(mode))
+        value = -float(problem.value_and_gradient(mode)[0])  # compiled already by the search
     return float(value + 0.5 * len(mode) * np.log(2 * np.pi) - np.log(factor.diagonal()).sum())
 
 

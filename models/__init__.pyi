@@ -33,4 +33,5 @@ from .sde_families import lamb_oseen as lamb_oseen
 from .sde_families import lotka_volterra as lotka_volterra
 from .sde_families import ornstein_uhlenbeck as ornstein_uhlenbeck
 from .sde_families import repressilator as repressilator
+from .simulation import simulate as simulate
 from .snapshots import SnapshotModel as SnapshotModel

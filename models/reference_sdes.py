@@ -169,8 +169,8 @@ class ReferenceSDE:
 
     def diffusion(self, theta: Theta, x: Any, t: Any) -> Any:
         """S s' [d, d] at one state."""
-        root = self.root(theta, x, t)
-        return root @ root.T
+        value = jnp.asarray(self.volatility.function(theta, x, t))
+        return value @ value.T if value.ndim == 2 else jnp.diag(jnp.broadcast_to(value, x.shape) ** 2)
 
     def sample_parameters(self) -> Theta:
         """Sample every parameter from its prior, as NumPyro sites (inside a model)."""

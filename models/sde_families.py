@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -76,8 +77,9 @@ def repressilator(protein: bool = False) -> Drift:
     """
 
     def messenger(theta: Any, m: Any, p: Any) -> Any:
-        ratio = jnp.maximum(jnp.roll(p, 1), 1e-6) / theta["k"]
-        return theta["beta"] / (1.0 + ratio ** theta["n"]) - theta["gamma"] * m
+        # 1 / (1 + (p / k)^n) as a logistic function of log p: cannot overflow, and powers are slow.
+        log_ratio = jnp.log(jnp.maximum(jnp.roll(p, 1), 1e-6)) - jnp.log(theta["k"])
+        return theta["beta"] * jax.nn.sigmoid(-theta["n"] * log_ratio) - theta["gamma"] * m
 
     priors = {
         "beta": dist.LogNormal(float(np.log(5.0)), 1.0),

@@ -82,7 +82,14 @@ def simulate(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _paths(
-    b: Callable[..., Any], root: Callable[..., Any], theta: Any, starts: Any, begins: Any, steps: Any, counts: Any, key: Any
+    b: Callable[..., Any],
+    root: Callable[..., Any],
+    theta: Any,
+    starts: Any,
+    begins: Any,
+    steps: Any,
+    counts: Any,
+    key: Any,
 ) -> Any:
     drift, volatility = jax.vmap(b, (None, 0, None)), jax.vmap(root, (None, 0, None))
     noises = jax.eval_shape(root, theta, starts[0], jnp.zeros(())).shape[1]

@@ -15,7 +15,7 @@ from tercet.models._inputs import as_jax
 from tercet.models.data import Snapshots
 from tercet.models.linear_noise import Moments, forward_only, moments
 from tercet.models.reference_sdes import ReferenceSDE, Theta
-from tercet.models.transitions import TransitionMixture
+from tercet.models.transitions import SnapshotLaw
 
 JITTER = 1e-12  # of the squared data scale, on every transition covariance: a state without noise stays invertible
 
@@ -25,7 +25,7 @@ class SnapshotModel:
     """A NumPyro model of population snapshots: `model(snapshots)`.
 
     Sites: the parameters of `sde`, `start_mean` and `start_sd` where coordinates are unobserved (or the start is
-    Gaussian), and one observed site a later snapshot, `snapshot_1`, `snapshot_2`, ... [n_k, d].
+    Gaussian), and the observed site `snapshots`: the particles of all later snapshots, one below the other.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class SnapshotModel:
     jackknife : bool
         First-order correction of the composite likelihood for the finite number of centres; removes most of the bias
         of rates, not that of the volatility.
-    substeps : Runge-Kutta steps from one snapshot to the next
+    substeps : Runge-Kutta steps from one snapshot to the next; `fit_reference` raises them until they are enough
     start_mean, start_sd : NumPyro distributions
         Priors of mean and sd of each unobserved coordinate in the first snapshot; default Normal(0, 3) and
         HalfNormal(0.5).
@@ -68,7 +68,7 @@ class SnapshotModel:
     anchor: str = "first"
     start: str = "given"
     jackknife: bool = False
-    substeps: int = 10
+    substeps: int = 5
     start_mean: Any = None
     start_sd: Any = None
 
@@ -95,16 +95,13 @@ class SnapshotModel:
         """
         self.check(snapshots)
         clouds, seen = as_jax(snapshots.particles), np.flatnonzero(snapshots.observed)
-        size = snapshots.magnitude
         latent = {"theta": self.sde.sample_parameters(), "start": self._sample_start(clouds[0], snapshots, weights)}
-        for k, law in enumerate(self._transitions(latent, snapshots, clouds, size), start=1):
-            spread = law.covariance[..., seen[:, None], seen] + JITTER * size**2 * jnp.eye(len(seen))
-            source = 0 if self.anchor == "first" else k - 1
-            logs = (
-                None if weights is None or self.start != "given" else jnp.log(weights[source] / weights[source].sum())
-            )
-            transition = TransitionMixture(law.mean[:, seen], spread, logs, self.jackknife, len(clouds[k]))
-            _observe(k, transition, clouds[k][:, seen], weights)
+        law = self._transitions(latent, snapshots, clouds)
+        spread = law.covariance[..., seen[:, None], seen] + JITTER * snapshots.magnitude**2 * jnp.eye(len(seen))
+        logs = self._log_weights(snapshots, weights)
+        whole = SnapshotLaw(law.mean[..., seen], spread, snapshots.counts[1:], logs, self.jackknife)
+        counted = None if weights is None else jnp.concatenate(weights[1:])
+        _observe("snapshots", whole, jnp.concatenate(clouds[1:])[:, seen], counted)
 
     def check(self, snapshots: Snapshots) -> None:
         """Raise where these snapshots do not fit this model."""
@@ -138,7 +135,8 @@ class SnapshotModel:
             sd = numpyro.sample("cloud_sd", dist.LogNormal(jnp.log(unit), 1.0).to_event(1))
             root = jnp.eye(1) if d == 1 else numpyro.sample("cloud_correlation", dist.LKJCholesky(d))
             found |= {"cloud_mean": mean, "cloud_root": sd[:, None] * root}
-            _observe(0, dist.MultivariateNormal(mean, scale_tril=found["cloud_root"]), points, weights)
+            law = dist.MultivariateNormal(mean, scale_tril=found["cloud_root"])
+            _observe("first_snapshot", law, points, None if weights is None else weights[0])
         return found
 
     def _state(self, start: Theta, cloud: Any, snapshots: Snapshots) -> tuple[Any, Any]:
@@ -156,48 +154,62 @@ class SnapshotModel:
             spread = spread.at[hidden, hidden].set(jnp.square(start["sd"]))
         return cloud, spread
 
-    def _transitions(self, latent: Theta, snapshots: Snapshots, clouds: Any, size: float) -> list[Moments]:
-        """Moments of the centres of each later snapshot."""
-        times = as_jax(snapshots.times)
+    def _transitions(self, latent: Theta, snapshots: Snapshots, clouds: Any) -> Moments:
+        """Moments [K, n, ...] of the centres of each later snapshot, short clouds filled up."""
+        times, size = as_jax(snapshots.times), snapshots.magnitude
         if self.anchor == "first":
 
-            def forward(latent: Theta) -> Moments:
-                begin, spread = self._state(latent["start"], clouds[0], snapshots)
-                return moments(self.sde, latent["theta"], begin, times, self.substeps, spread, size)
+            def forward(latent: Theta, cloud: Any, times: Any) -> Moments:
+                begin, spread = self._state(latent["start"], cloud, snapshots)
+                return _shared(moments(self.sde, latent["theta"], begin, times, self.substeps, spread, size), self.sde)
 
-            found = forward_only(forward)(latent)
-            return [jax.tree.map(lambda a, k=k: a[k], found) for k in range(len(clouds) - 1)]
-        sources, spreads = list(clouds[:-1]), None
+            return forward_only(forward)(latent, clouds[0], times)
+        sources, spreads = list(clouds[:-1]), [None] * (len(clouds) - 1)
         if self.start == "summary":
             sources, spreads = map(list, zip(*(_summary(cloud) for cloud in sources), strict=True))
-        if self.sde.affine:  # one matrix an interval ...
-
-            def each(theta: Theta) -> list[Moments]:
-                return [
-                    moments(self.sde, theta, x, times[k : k + 2], self.substeps, spreads and spreads[k], size)
-                    for k, x in enumerate(sources)
-                ]
-
-            return [jax.tree.map(lambda a: a[0], found) for found in forward_only(each)(latent["theta"])]
-        counts = np.array([len(source) for source in sources])  # ... or the particles of all intervals in one scan
+        counts = np.array([len(source) for source in sources])
         owner = np.repeat(np.arange(len(counts)), counts)
-        clock = jnp.stack([times[owner], times[owner + 1]])
+        fill = np.minimum(np.arange(counts.max()), counts[:, None] - 1) + (np.cumsum(counts) - counts)[:, None]
 
-        def together(theta: Theta) -> Moments:
-            spread = None if spreads is None else jnp.stack(spreads)
-            return moments(self.sde, theta, jnp.concatenate(sources), clock, self.substeps, spread, size)
+        def together(theta: Theta, sources: Any, spreads: Any, times: Any) -> Moments:
+            if self.sde.affine:  # all particles of an interval share one matrix
+                steps = [
+                    moments(self.sde, theta, sources[fill[k]], times[k : k + 2], self.substeps, spreads[k], size)
+                    for k in range(len(counts))
+                ]
+                return _shared(jax.tree.map(lambda *parts: jnp.concatenate(parts), *steps), self.sde)
+            clock = jnp.stack([times[owner], times[owner + 1]])
+            spread = jnp.stack(spreads) if self.start == "summary" else None
+            found = moments(self.sde, theta, sources, clock, self.substeps, spread, size)
+            return jax.tree.map(lambda a: a[0][fill], found)
 
-        found, ends = forward_only(together)(latent["theta"]), np.cumsum(counts)
-        return [jax.tree.map(lambda a, i=i, j=j: a[0, i:j], found) for i, j in zip(ends - counts, ends, strict=True)]
+        return forward_only(together)(latent["theta"], jnp.concatenate(sources), spreads, times)
+
+    def _log_weights(self, snapshots: Snapshots, weights: Any) -> Any:
+        """Log weights [K, n] of the centres, or None where they are equal."""
+        counts = np.array(snapshots.counts)
+        if self.start != "given" or (weights is None and (self.anchor == "first" or len(set(counts[:-1])) == 1)):
+            return None
+        shares = [jnp.ones(count) for count in counts] if weights is None else weights
+        sources = [0] * (len(counts) - 1) if self.anchor == "first" else range(len(counts) - 1)
+        width = counts[0] if self.anchor == "first" else counts[:-1].max()
+        rows = [jnp.log(shares[k] / shares[k].sum()) for k in sources]
+        return jnp.stack([jnp.pad(row, (0, width - len(row)), constant_values=-jnp.inf) for row in rows])
 
 
-def _observe(k: int, law: Any, points: Any, weights: Any) -> None:
-    with numpyro.plate(f"particle_{k}", len(points)):
-        if weights is None:
-            numpyro.sample(f"snapshot_{k}", law, obs=points)
+def _observe(name: str, law: Any, points: Any, weight: Any) -> None:
+    plate = "particle" if name == "snapshots" else "first_particle"
+    with numpyro.plate(plate, len(points)):
+        if weight is None:
+            numpyro.sample(name, law, obs=points)
         else:
-            with numpyro.handlers.scale(scale=weights[k]):
-                numpyro.sample(f"snapshot_{k}", law, obs=points)
+            with numpyro.handlers.scale(scale=weight):
+                numpyro.sample(name, law, obs=points)
+
+
+def _shared(found: Moments, sde: ReferenceSDE) -> Moments:
+    """Without the copies of the one covariance that an affine reference gives all its particles."""
+    return found._replace(covariance=found.covariance[:, :1]) if sde.affine else found
 
 
 def _summary(cloud: Any) -> tuple[Any, Any]:

@@ -58,68 +58,91 @@ def _inverse_jvp(primals: tuple[Any], tangents: tuple[Any]) -> Any:
     return (inverse, log_det, sound), (-moved @ inverse, trace, jnp.zeros_like(sound))
 
 
-def gaussian_log_densities(means: Any, covariances: Any, points: Any) -> Float[Array, "n m"]:
-    """Log Normal(y_j; m_i, S_i) for means [n, d], covariances [n, d, d] (or [d, d], shared) and points [m, d].
+def gaussian_log_densities(means: Any, covariances: Any, points: Any) -> Float[Array, "*batch n m"]:
+    """Log Normal(y_j; m_i, S_i) of means [..., n, d], covariances [..., n, d, d] and points [..., m, d].
 
     As one matrix product: the quadratic form is linear in (1, y, y y'), so the cost is n m (1 + d + d (d + 1) / 2) and
     the gradient is two more products. Points are centred first, which keeps the cancellation harmless. A covariance
-    that is not positive definite gives a finite penalty.
+    that is not positive definite gives a finite penalty. With one covariance for all, [..., 1, d, d], the products are
+    with d numbers only.
     """
-    d = points.shape[1]
-    middle = jax.lax.stop_gradient(points.mean(axis=0))
+    d = points.shape[-1]
+    middle = jax.lax.stop_gradient(points.mean(axis=-2, keepdims=True))
     points, means = points - middle, means - middle
     precision, log_det, sound = inverse_and_log_det(covariances)
-    if precision.ndim == 2:
-        pull = means @ precision
-        constant = -0.5 * ((pull * means).sum(axis=1) + log_det + d * np.log(2 * np.pi))
-        quadratic = -0.5 * ((points @ precision) * points).sum(axis=1)
-        return jnp.where(sound > 0, constant[:, None] + pull @ points.T + quadratic[None], PENALTY)
-    rows, columns = np.triu_indices(d)
-    pull = (precision @ means[..., None])[..., 0]
-    constant = -0.5 * ((pull * means).sum(axis=1) + log_det + d * np.log(2 * np.pi))
-    twice = jnp.asarray(np.where(rows == columns, -0.5, -1.0).astype(points.dtype))
-    left = jnp.concatenate([constant[:, None], pull, precision[:, rows, columns] * twice], axis=1)
-    right = jnp.concatenate([jnp.ones((len(points), 1), points.dtype), points, points[:, rows] * points[:, columns]], 1)
-    return jnp.where(sound[:, None] > 0, left @ right.T, PENALTY)
+    pull = (precision * means[..., None, :]).sum(axis=-1)
+    constant = -0.5 * ((pull * means).sum(axis=-1) + log_det + d * np.log(2 * np.pi))
+    if covariances.shape[-3] == 1 != means.shape[-2]:
+        quadratic = -0.5 * ((points @ precision[..., 0, :, :]) * points).sum(axis=-1)
+        logs = constant[..., :, None] + pull @ jnp.swapaxes(points, -1, -2) + quadratic[..., None, :]
+    else:
+        rows, columns = np.triu_indices(d)
+        twice = jnp.asarray(np.where(rows == columns, -0.5, -1.0).astype(points.dtype))
+        left = jnp.concatenate([constant[..., None], pull, precision[..., rows, columns] * twice], axis=-1)
+        ones = jnp.ones((*points.shape[:-1], 1), points.dtype)
+        right = jnp.concatenate([ones, points, points[..., rows] * points[..., columns]], axis=-1)
+        logs = left @ jnp.swapaxes(right, -1, -2)
+    return jnp.where(sound[..., None] > 0, logs, PENALTY)
 
 
-class TransitionMixture(Distribution):
-    """sum_i w_i Normal(m_i, S_i): where a particle is, not knowing which start it came from.
+class SnapshotLaw(Distribution):
+    """Particles of K snapshots, each from its mixture sum_i w_ki Normal(m_ki, S_ki); one row a particle.
 
     Parameters
     ----------
-    means : array [n, d]
-    covariances : array [n, d, d]
-    log_weights : array [n], or None for equal ones
+    means : array [K, n, d]
+    covariances : array [K, n, d, d], or [K, 1, d, d] where all centres share theirs
+    counts : number of particles in each of the K snapshots
+    log_weights : array [K, n], minus infinity for centres that only fill up; default equal weights
     jackknife : take off the bias of a mean over n centres, log f + (1/2) sum_i (1/n) (p_i / f - 1)^2 / (n - 1)
     """
 
     support = constraints.real_vector
-    reparametrized_params = ["means", "covariances"]  # noqa: RUF012 (NumPyro's own way)
+    reparametrized_params = ["means", "covariances"]  # noqa: RUF012  (NumPyro's own convention)
 
     def __init__(
-        self, means: Any, covariances: Any, log_weights: Any = None, jackknife: bool = False, targets: int = 1
+        self,
+        means: Any,
+        covariances: Any,
+        counts: tuple[int, ...],
+        log_weights: Any = None,
+        jackknife: bool = False,
     ) -> None:
-        self.means, self.covariances, self.log_weights, self.jackknife = means, covariances, log_weights, jackknife
-        super().__init__(batch_shape=(targets,), event_shape=means.shape[-1:])
+        self.means, self.covariances, self.counts = means, covariances, tuple(counts)
+        shape = means.shape[:2]
+        self.log_weights = jnp.full(shape, -np.log(shape[1])) if log_weights is None else log_weights
+        self.jackknife = jackknife
+        super().__init__(batch_shape=(sum(self.counts),), event_shape=means.shape[-1:])
+
+    @property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Snapshot of each particle and its place within."""
+        owner = np.repeat(np.arange(len(self.counts)), self.counts)
+        return owner, np.concatenate([np.arange(count) for count in self.counts])
 
     @validate_sample
     def log_prob(self, value: Any) -> Any:
-        """Log density [m] of particles [m, d]; a finite floor where no transition is anywhere near."""
-        logs = gaussian_log_densities(self.means, self.covariances, value)
-        n = len(self.means)
-        weights = jnp.full(n, -jnp.log(n)) if self.log_weights is None else self.log_weights
-        density = jax.scipy.special.logsumexp(logs + weights[:, None], axis=0)
+        """Log density [sum of counts] of particles [sum of counts, d]."""
+        owner, place = self._places
+        last = np.minimum(
+            np.arange(max(self.counts)), np.array(self.counts)[:, None] - 1
+        )  # short ones repeat their last
+        points = value[np.concatenate([[0], np.cumsum(self.counts)[:-1]])[:, None] + last]
+        logs = gaussian_log_densities(self.means, self.covariances, points)
+        density = jax.scipy.special.logsumexp(logs + self.log_weights[..., None], axis=1)
         if self.jackknife:
-            share = jnp.exp(logs - density)  # p_i / f
-            density = density + 0.5 * jnp.square(share - 1.0).mean(axis=0) / (n - 1)
-        return density
+            count = jnp.isfinite(self.log_weights).sum(axis=1)[:, None]
+            share = jnp.where(jnp.isfinite(self.log_weights)[..., None], jnp.exp(logs - density[:, None]) - 1.0, 0.0)
+            density = density + 0.5 * jnp.square(share).sum(axis=1) / (count * (count - 1.0))
+        return density[owner, place]
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
-        """Fresh particles [*sample_shape, m, d]."""
-        shape = (*sample_shape, *self.batch_shape)
+        """Fresh particles [*sample_shape, sum of counts, d]."""
+        owner, _ = self._places
         pick, noise = jax.random.split(key)
-        weights = jnp.zeros(len(self.means)) if self.log_weights is None else self.log_weights
-        index = jax.random.categorical(pick, weights, shape=shape)
-        root = jnp.linalg.cholesky(self.covariances)[index]
-        return self.means[index] + (root @ jax.random.normal(noise, (*shape, *self.event_shape, 1)))[..., 0]
+        shape = (*sample_shape, len(owner))
+        centre = jax.random.categorical(pick, self.log_weights[owner], shape=shape)
+        d = self.event_shape[0]
+        spread = jnp.broadcast_to(self.covariances, (*self.means.shape, d))
+        root = jnp.linalg.cholesky(spread)[owner, centre]
+        return self.means[owner, centre] + (root @ jax.random.normal(noise, (*shape, d, 1)))[..., 0]
