@@ -54,13 +54,13 @@ def population_snapshots(
     start: Any,
     times: ArrayLike,
     particles: int | ArrayLike = 200,
-    step: float = 0.005,
+    step: float = 0.01,
     key: Any = 0,
     observed: Sequence[bool] | None = None,
 ) -> SimulatedPopulations:
     """Draw snapshots as destructive measurements give them: fresh particles at every time, each from times[0] on.
 
-    Paths are Euler-Maruyama's (`tercet.models.simulate`). For a second sample of the same law take another key; for
+    Paths are those of `tercet.models.simulate`. For a second sample of the same law take another key; for
     the truth at other times take other times, the first of them the same.
 
     Parameters
@@ -108,12 +108,12 @@ def lotka_volterra_snapshots(
     times: ArrayLike = ELEVEN,
     volatility: float | None = None,
     noise: str = "proportional",
-    step: float = 0.001,
+    step: float = 0.01,
     key: Any = 0,
 ) -> SimulatedPopulations:
     """Predator and prey: alpha 1, beta 0.4, gamma 0.4, delta 0.1, started uniformly on [5, 5.1] x [4, 4.1].
 
-    The setting of a published benchmark. Euler's error: the prey at t = 10 is 0.1 % too high, 0.5 % at a step of 0.005.
+    The setting of a published benchmark.
 
     Parameters
     ----------
@@ -146,14 +146,13 @@ def repressilator_snapshots(
     volatility: float | None = None,
     noise: str = "proportional",
     protein: bool = False,
-    step: float = 0.001,
+    step: float = 0.01,
     key: Any = 0,
 ) -> SimulatedPopulations:
     """Three genes: beta 10, n 3, k 1, gamma 1, messengers started uniformly on [1, 1.1] x [1, 1.1] x [2, 2.1].
 
     With `protein` the proteins follow at rate 1 from (1, 1, 2), known exactly but never seen: the snapshots hold zeros
-    there, `SimulatedPopulations.particles` the truth. Oscillations make Euler's error grow: up to 2 % by t = 10 at the
-    default step, 10 % (three times the distance of two samples of 200) at 0.005.
+    there, `SimulatedPopulations.particles` the truth.
 
     Parameters
     ----------
@@ -190,7 +189,7 @@ def double_well_snapshots(
     particles: int | ArrayLike = 200,
     times: ArrayLike = HALVES,
     volatility: float = 0.3,
-    step: float = 0.005,
+    step: float = 0.01,
     key: Any = 0,
 ) -> SimulatedPopulations:
     """One cloud that splits: b(x) = (force (x0 - x0^3), rate (level - x1)), force 1, rate 1, level 0.
@@ -224,7 +223,7 @@ def spring_snapshots(
     particles: int | ArrayLike = 200,
     times: ArrayLike = HALVES,
     volatility: float = 0.1,
-    step: float = 0.001,
+    step: float = 0.01,
     key: Any = 0,
 ) -> SimulatedPopulations:
     """A chain of masses of which the positions are seen: stiffness 1, damping 0.2, noise on the velocities only.
@@ -238,7 +237,7 @@ def spring_snapshots(
     particles : how many in each snapshot, or an array [K] of numbers
     times : increasing array [K], the first the time of the start
     volatility : of each velocity
-    step : longest substep; short, for Euler's scheme takes step * stiffness from the damping of an oscillation
+    step : longest substep of the simulation, in units of time
     key : int seed or JAX key
 
     Examples
@@ -262,7 +261,7 @@ def vortex_snapshots(
     times: ArrayLike = HALVES,
     volatility: float = 0.1,
     kind: str = "big_vortex",
-    step: float = 0.005,
+    step: float = 0.01,
     key: Any = 0,
 ) -> SimulatedPopulations:
     """Drifters in an eddy about (0.5, -0.3), started uniformly on [1.5, 2] x [-0.5, 0].

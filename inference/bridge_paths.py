@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from tercet.inference.bridges import Bridge
 from tercet.inference.conditioned_paths import between
+from tercet.inference.couplings import Bridge
 from tercet.models._inputs import as_floats, as_generator
 from tercet.models.data import Snapshots
 
@@ -116,9 +116,7 @@ class MultimarginalBridge:
             found[:, owner == k] = path
         return found
 
-    def marginal(
-        self, time: float, n: int = 200, key: Any = 0, *, relinearise: int = 0
-    ) -> Float[np.ndarray, "n d"]:
+    def marginal(self, time: float, n: int = 200, key: Any = 0, *, relinearise: int = 0) -> Float[np.ndarray, "n d"]:
         """Particles [n, d] of the bridge at one time."""
         clock = self._clock([time])
         return self.paths(clock, n, key, from_snapshot=int(self._owner(clock)[0]), relinearise=relinearise)[:, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -59,43 +59,35 @@ class Problem:
     def _build(self) -> None:
         values = self._start_values()
         flat, self.unravel = ravel_pytree(values)
-        unravel, model, args, kwargs = self.unravel, self.model, self.args, self.kwargs
         self.start, self.size = np.asarray(flat), len(flat)
-
-        def potential(z: Any) -> Any:
-            return potential_energy(model, args, kwargs, unravel(z))
+        unravel, model, args, kwargs = self.unravel, self.model, self.args, self.kwargs
 
         def constrain_one(z: Any) -> Any:
             return constrain_fn(model, args, kwargs, unravel(z), return_deterministic=True)
 
+        self.constrain_one = constrain_one
+        if getattr(model, "data_may_be_traced", False):
+            programs, data = _programs(model, self.x64), (args, kwargs)
+            self.potential = lambda z: programs[0](z, data)
+            self.value_and_gradient = lambda z: programs[1](z, data)
+            self._constrain = lambda z: programs[2](z, data)
+            return
+
+        def potential(z: Any) -> Any:
+            return potential_energy(model, args, kwargs, unravel(z))
+
         self.potential = jax.jit(potential)
         self.value_and_gradient = jax.jit(jax.value_and_grad(potential))
-        self.constrain_one = constrain_one
         self._constrain = jax.jit(jax.vmap(constrain_one))
 
     def _start_values(self) -> dict[str, Any]:
         """Unconstrained prior medians (found by one trace: NumPyro's own search costs seconds of tracing)."""
-        median = init_to_median(num_samples=15)
-
-        def free(site: dict[str, Any]) -> Any:
-            if site["type"] == "sample" and site["value"] is not None and not site["is_observed"]:
-                raise ValueError(
-                    f"site {site['name']!r} was given a value by numpyro.handlers.substitute, which leaves it to be "
-                    "inferred; to hold it fixed use numpyro.handlers.condition."
-                )
-            return median(site)
-
-        started = substitute(seed(self.model, as_key(self.key)), substitute_fn=free)
-
-        @jax.jit  # traced, so that XLA drops the likelihood: run eagerly it would be compiled operation by operation
-        def values() -> dict[str, Any]:
-            sites = trace(started).get_trace(*self.args, **self.kwargs)
-            latent = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
-            _check_sites(latent, sites)
-            self.latent = list(latent)
-            return {n: jnp.asarray(biject_to(s["fn"].support).inv(s["value"]), float) for n, s in latent.items()}
-
-        return values()
+        if getattr(self.model, "data_may_be_traced", False):
+            values = _start_program(self.model, self.x64)(as_key(self.key), (self.args, self.kwargs))
+        else:  # traced, so that XLA drops the likelihood: run eagerly it would be compiled operation by operation
+            values = jax.jit(lambda: _prior_medians(self.model, as_key(self.key), self.args, self.kwargs))()
+        self.latent = list(values)
+        return values
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
         """Hessian of the potential [p, p], by forward over reverse in blocks of columns, or by differences."""
@@ -211,6 +203,56 @@ class Problem:
 
         with self.precision():
             return self._over_draws(one, draws | {"_key": jax.random.split(as_key(key), count)}, ["_key"])
+
+
+def _prior_medians(model: Any, key: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    median = init_to_median(num_samples=15)
+
+    def free(site: dict[str, Any]) -> Any:
+        if site["type"] == "sample" and site["value"] is not None and not site["is_observed"]:
+            raise ValueError(
+                f"site {site['name']!r} was given a value by numpyro.handlers.substitute, which leaves it to be "
+                "inferred; to hold it fixed use numpyro.handlers.condition."
+            )
+        return median(site)
+
+    sites = trace(substitute(seed(model, key), substitute_fn=free)).get_trace(*args, **kwargs)
+    latent = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
+    _check_sites(latent, sites)
+    return _free(latent)
+
+
+def _free(latent: dict[str, Any]) -> dict[str, Any]:
+    """Values of sites on the unconstrained scale."""
+    return {n: jnp.asarray(biject_to(s["fn"].support).inv(s["value"]), float) for n, s in latent.items()}
+
+
+@lru_cache(maxsize=64)
+def _start_program(model: Any, x64: bool) -> Any:
+    return jax.jit(lambda key, data: _prior_medians(model, key, *data))
+
+
+@lru_cache(maxsize=64)
+def _programs(model: Any, x64: bool) -> tuple[Any, Any, Any]:
+    """Potential, its gradient, and constrained sites as functions of (z, data): one program for data of one shape.
+
+    For models that say `data_may_be_traced` (they check shapes only, and compare as themselves): a second fit of the
+    same model, to data of the same shape, compiles nothing.
+    """
+
+    def unravel(data: Any) -> Any:
+        args, kwargs = data
+        shapes = jax.eval_shape(lambda: _prior_medians(model, as_key(0), args, kwargs))
+        return ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))[1]
+
+    def potential(z: Any, data: Any) -> Any:
+        return potential_energy(model, *data, unravel(data)(z))
+
+    def constrain_many(z: Any, data: Any) -> Any:
+        sites = unravel(data)
+        return jax.vmap(lambda one: constrain_fn(model, *data, sites(one), return_deterministic=True))(z)
+
+    return jax.jit(potential), jax.jit(jax.value_and_grad(potential)), jax.jit(constrain_many)
 
 
 def own_arrays_as_jax(data: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -166,7 +166,7 @@ def _report(diagnostics: dict[str, Any]) -> None:
 def _rough_modes(model: SnapshotModel, snapshots: Snapshots, starts: int, key: Any, bar: Any) -> list[Search]:
     """Match moments from each start; the model's own sites where it has others than the reference's."""
     anchor = "consecutive" if all(snapshots.observed) else "first"
-    rough = replace(model, anchor=anchor, start="summary", jackknife=False)
+    rough = _variant(model, anchor=anchor, start="summary", jackknife=False, paths=0)
     problem = Problem(rough, (snapshots,), {}, key, x64=True, differences=True)
     draws = _prior_draws(problem, 64 + starts, key)
     low, high = draws.min(axis=0), draws.max(axis=0)
@@ -192,16 +192,27 @@ def _root(hessian: np.ndarray) -> np.ndarray:
     return basis / np.sqrt(np.maximum(np.abs(spectrum), 1e-8 * max(np.abs(spectrum).max(), 1e-8)))
 
 
+@lru_cache(maxsize=64)
+def _variant(model: SnapshotModel, **changes: Any) -> SnapshotModel:
+    """The same object whenever the same changes are asked for: what was compiled for it serves again."""
+    return replace(model, **changes)
+
+
 def _prior_draws(problem: Problem, count: int, key: Any) -> np.ndarray:
     """Unconstrained draws [count, p] of the prior."""
     with problem.precision():
+        keys = jax.random.split(as_key(key), count)
+        return np.asarray(_draw_program(problem.model)(keys, (problem.args, problem.kwargs)), dtype=np.float64)
 
-        def draw(one: Any) -> Any:
-            sites = trace(seed(problem.model, one)).get_trace(*problem.args, **problem.kwargs)
-            values = {name: biject_to(sites[name]["fn"].support).inv(sites[name]["value"]) for name in problem.latent}
-            return ravel_pytree(values)[0]
 
-        return np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(as_key(key), count)), dtype=np.float64)
+@lru_cache(maxsize=64)
+def _draw_program(model: SnapshotModel) -> Any:
+    def draw(key: Any, data: Any) -> Any:
+        sites = trace(seed(model, key)).get_trace(*data[0], **data[1])
+        latent = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
+        return ravel_pytree({n: biject_to(s["fn"].support).inv(s["value"]) for n, s in latent.items()})[0]
+
+    return jax.jit(jax.vmap(draw, (0, None)))
 
 
 def _descend(problem: Problem, start: np.ndarray, bounds: np.ndarray | None, root: Any = None) -> tuple[Any, float]:
@@ -239,29 +250,34 @@ def _fine_enough(model: SnapshotModel, snapshots: Snapshots, rough: Search) -> S
         owner = np.repeat(np.arange(len(clouds)), [len(cloud) for cloud in clouds])
         starts, begin, end = jnp.concatenate(clouds), times[owner], times[owner + 1]
 
-        @partial(jax.jit, static_argnums=0)
-        def run(substeps: int, x: Any, spread: Any, begin: Any, end: Any) -> Any:
-            return jax.tree.map(
-                lambda a: a[0], moments(model.sde, theta, x, jnp.stack([begin, end]), substeps, spread, size)
-            )
+        def run(x: Any, spread: Any, begin: Any, end: Any) -> Any:
+            return _moment_program(model)(theta, x, spread, jnp.stack([begin, end]), size)
 
         none, middle = jnp.zeros((*starts.shape, starts.shape[1])), (begin + end) / 2.0
         while model.substeps < MOST_SUBSTEPS:
-            whole = run(model.substeps, starts, none, begin, end)
-            half = run(model.substeps, starts, none, begin, middle)
-            fine = run(model.substeps, half.mean, half.covariance, middle, end)
+            whole = run(starts, none, begin, end)
+            half = run(starts, none, begin, middle)
+            fine = run(half.mean, half.covariance, middle, end)
             variance = jnp.maximum(jnp.diagonal(fine.covariance, axis1=-2, axis2=-1), JITTER * size**2)
             off = jnp.abs(fine.mean - whole.mean) / jnp.sqrt(variance)
             wide = jnp.abs(jnp.diagonal(fine.covariance - whole.covariance, axis1=-2, axis2=-1)) / variance
             if not float(jnp.maximum(off, wide).mean()) > limit:
                 return model
-            model = replace(model, substeps=2 * model.substeps)
+            model = _variant(model, substeps=2 * model.substeps)
     warnings.warn(
         f"the drift is stiff: {MOST_SUBSTEPS} integration steps between snapshots leave an error that matters; check "
         "the units of times and rates.",
         stacklevel=3,
     )
     return model
+
+
+@lru_cache(maxsize=64)
+def _moment_program(model: SnapshotModel) -> Any:
+    def run(theta: Any, x: Any, spread: Any, clock: Any, size: Any) -> Any:
+        return jax.tree.map(lambda a: a[0], moments(model.sde, theta, x, clock, model.substeps, spread, size))
+
+    return jax.jit(run)
 
 
 def _polish(problem: Problem, rough: list[Search]) -> tuple[np.ndarray, int]:
@@ -330,16 +346,20 @@ def influence(problem: Problem, model: SnapshotModel, snapshots: Snapshots, mode
     with problem.precision():
         ones = tuple(jnp.ones(count) for count in counts)
 
-        @jax.jit
-        def by_weight(z: Any) -> Any:
-            def log_likelihood(weights: Any) -> Any:
-                return -potential_energy(model, problem.args, {"weights": weights}, problem.unravel(z))
-
-            return jax.grad(log_likelihood)(ones)
-
+        by_weight = _weight_program(model)
         rows = []
         for unit in np.eye(len(mode)):
-            ahead, behind = (by_weight(jnp.asarray(mode + s * unit)) for s in (step, -step))
+            ahead, behind = (
+                by_weight(ones, problem.unravel(jnp.asarray(mode + s * unit)), snapshots) for s in (step, -step)
+            )
             rows.append([(np.asarray(a) - np.asarray(b)) / (2.0 * step) for a, b in zip(ahead, behind, strict=True)])
     centred = [[part - part.mean() for part in row] for row in rows]
     return np.stack([np.concatenate(row) for row in centred], axis=1)
+
+
+@lru_cache(maxsize=64)
+def _weight_program(model: SnapshotModel) -> Any:
+    def log_likelihood(weights: Any, sites: Any, snapshots: Any) -> Any:
+        return -potential_energy(model, (snapshots,), {"weights": weights}, sites)
+
+    return jax.jit(jax.grad(log_likelihood))

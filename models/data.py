@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -371,8 +372,11 @@ class Snapshots:
         return np.where(spread > 0, spread, 1.0)
 
     @property
-    def magnitude(self) -> float:
+    def magnitude(self) -> Any:
         """Largest absolute coordinate (1 where all are zero)."""
+        if not is_concrete(*self.particles):
+            largest = jnp.stack([jnp.abs(cloud).max() for cloud in self.particles]).max()
+            return jnp.where(largest > 0, largest, 1.0)
         return float(max(np.abs(cloud).max() for cloud in self.particles)) or 1.0
 
     def take(self, which: Sequence[int]) -> Snapshots:

@@ -225,6 +225,7 @@ def diagonal_volatility(dim: int, value: Any = None, prior: Any = None) -> Volat
     """
     if value is None:
         base = _volatility_prior() if prior is None else prior
+        _check_prior("volatility", base)
         return Volatility(lambda theta, x, t: theta["volatility"], {"volatility": base.expand([dim]).to_event(1)}, True)
     known = np.asarray(value, dtype=np.float64)
     if known.shape != (dim,) or not np.isfinite(known).all() or (known < 0).any() or not known.any():

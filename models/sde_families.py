@@ -216,6 +216,10 @@ def gradient_field(
         raise ValueError(f"center and scale must be [d], scale positive; got {middle.shape}, {unit}.")
     if potential not in ("linear", "quadratic", "mlp"):
         raise ValueError(f'potential must be "linear", "quadratic" or "mlp", got {potential!r}.')
+    if width < 1:
+        raise ValueError(f"width must be at least 1, got {width}.")
+    if strength is not None and not 0 < strength < np.inf:
+        raise ValueError(f"strength must be positive and finite, got {strength}; leave it out to learn it.")
     dim = len(middle)
     rows, columns = np.triu_indices(dim)
 

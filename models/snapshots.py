@@ -15,12 +15,13 @@ from tercet.models._inputs import as_jax
 from tercet.models.data import Snapshots
 from tercet.models.linear_noise import Moments, forward_only, moments
 from tercet.models.reference_sdes import ReferenceSDE, Theta
+from tercet.models.simulated_transitions import simulated_moments
 from tercet.models.transitions import SnapshotLaw
 
 JITTER = 1e-12  # of the squared data scale, on every transition covariance: a state without noise stays invertible
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SnapshotModel:
     """A NumPyro model of population snapshots: `model(snapshots)`.
 
@@ -43,6 +44,13 @@ class SnapshotModel:
         First-order correction of the composite likelihood for the finite number of centres; removes most of the bias
         of rates, not that of the volatility.
     substeps : Runge-Kutta steps from one snapshot to the next; `fit_reference` raises them until they are enough
+    paths : int
+        0: transitions by linear noise, for noise small beside the curvature of the drift (a proportional volatility
+        of 0.5 over one unit of time comes out 10 % too large). M > 0: by M simulated paths from each start and a last
+        step of linear noise (Pedersen), for larger noise; 50 to 500. Time and memory grow with M. The random numbers
+        stay the same (`path_key`), so the likelihood is smooth. start="summary" stays with linear noise.
+    path_steps : steps of a simulated path from one snapshot to the next
+    path_key : int seed or JAX key of the simulated paths; another one shows their Monte Carlo error
     start_mean, start_sd : NumPyro distributions
         Priors of mean and sd of each unobserved coordinate in the first snapshot; default Normal(0, 3) and
         HalfNormal(0.5).
@@ -69,6 +77,9 @@ class SnapshotModel:
     start: str = "given"
     jackknife: bool = False
     substeps: int = 5
+    paths: int = 0
+    path_steps: int = 20
+    path_key: Any = 0
     start_mean: Any = None
     start_sd: Any = None
 
@@ -83,6 +94,12 @@ class SnapshotModel:
             raise ValueError('the jackknife corrects the composite likelihood: pass anchor="consecutive" with it.')
         if self.substeps < 1:
             raise ValueError(f"substeps must be at least 1, got {self.substeps}.")
+        if self.paths < 0 or self.path_steps < 2:
+            raise ValueError(
+                f"paths must be at least 0 and path_steps at least 2, got {self.paths} and {self.path_steps}."
+            )
+        if self.paths and self.jackknife:
+            raise ValueError("the jackknife takes each centre for one Gaussian: pass paths=0 with it.")
 
     def __call__(self, snapshots: Snapshots, weights: Any = None) -> None:
         """Sample parameters and observe every snapshot but the first.
@@ -96,12 +113,20 @@ class SnapshotModel:
         self.check(snapshots)
         clouds, seen = as_jax(snapshots.particles), np.flatnonzero(snapshots.observed)
         latent = {"theta": self.sde.sample_parameters(), "start": self._sample_start(clouds[0], snapshots, weights)}
-        law = self._transitions(latent, snapshots, clouds)
+        simulated = self.paths > 0 and self.start != "summary"
+        law = (self._simulated if simulated else self._transitions)(latent, snapshots, clouds)
         spread = law.covariance[..., seen[:, None], seen] + JITTER * snapshots.magnitude**2 * jnp.eye(len(seen))
         logs = self._log_weights(snapshots, weights)
+        if simulated and logs is not None:
+            logs = jnp.repeat(logs, self.paths, axis=1) - np.log(self.paths)
         whole = SnapshotLaw(law.mean[..., seen], spread, snapshots.counts[1:], logs, self.jackknife)
         counted = None if weights is None else jnp.concatenate(weights[1:])
         _observe("snapshots", whole, jnp.concatenate(clouds[1:])[:, seen], counted)
+
+    @property
+    def data_may_be_traced(self) -> bool:
+        """Whether one compiled program serves all snapshots of the same shape."""
+        return not self.paths
 
     def check(self, snapshots: Snapshots) -> None:
         """Raise where these snapshots do not fit this model."""
@@ -140,42 +165,43 @@ class SnapshotModel:
         return found
 
     def _state(self, start: Theta, cloud: Any, snapshots: Snapshots) -> tuple[Any, Any]:
-        """Centres [n, d] and covariance [d, d] at the first time."""
+        """Centres [n, d] at the first time and a square root [d, d] of their covariance (a summary's own left out)."""
         seen, hidden = np.flatnonzero(snapshots.observed), np.flatnonzero(~np.asarray(snapshots.observed))
-        spread = jnp.zeros((self.sde.dim, self.sde.dim))
-        if self.start == "summary":
-            cloud, whole = _summary(cloud)
-            spread = spread.at[seen[:, None], seen].set(whole[seen[:, None], seen])
-        elif self.start == "gaussian":
-            spread = spread.at[seen[:, None], seen].set(start["cloud_root"] @ start["cloud_root"].T)
+        root = jnp.zeros((self.sde.dim, self.sde.dim))
+        if self.start == "gaussian":
+            root = root.at[seen[:, None], seen].set(start["cloud_root"])
             cloud = jnp.zeros((1, self.sde.dim)).at[0, seen].set(start["cloud_mean"])
         if len(hidden):
             cloud = cloud.at[:, hidden].set(start["mean"])
-            spread = spread.at[hidden, hidden].set(jnp.square(start["sd"]))
-        return cloud, spread
+            root = root.at[hidden, hidden].set(start["sd"])
+        return cloud, root
 
     def _transitions(self, latent: Theta, snapshots: Snapshots, clouds: Any) -> Moments:
         """Moments [K, n, ...] of the centres of each later snapshot, short clouds filled up."""
-        times, size = as_jax(snapshots.times), snapshots.magnitude
+        times, size = as_jax(snapshots.times), snapshots.magnitude  # passed on as data: they may be traced
         if self.anchor == "first":
 
-            def forward(latent: Theta, cloud: Any, times: Any) -> Moments:
-                begin, spread = self._state(latent["start"], cloud, snapshots)
+            def forward(latent: Theta, cloud: Any, times: Any, size: Any) -> Moments:
+                own = jnp.zeros((self.sde.dim, self.sde.dim))
+                if self.start == "summary":
+                    seen = np.flatnonzero(snapshots.observed)
+                    cloud, whole = _summary(cloud)
+                    own = own.at[seen[:, None], seen].set(whole[seen[:, None], seen])
+                begin, root = self._state(latent["start"], cloud, snapshots)
+                spread = own + root @ root.T
                 return _shared(moments(self.sde, latent["theta"], begin, times, self.substeps, spread, size), self.sde)
 
-            return forward_only(forward)(latent, clouds[0], times)
+            return forward_only(forward)(latent, clouds[0], times, size)
         sources, spreads = list(clouds[:-1]), [None] * (len(clouds) - 1)
         if self.start == "summary":
             sources, spreads = map(list, zip(*(_summary(cloud) for cloud in sources), strict=True))
-        counts = np.array([len(source) for source in sources])
-        owner = np.repeat(np.arange(len(counts)), counts)
-        fill = np.minimum(np.arange(counts.max()), counts[:, None] - 1) + (np.cumsum(counts) - counts)[:, None]
+        owner, fill = _rows([len(source) for source in sources])
 
-        def together(theta: Theta, sources: Any, spreads: Any, times: Any) -> Moments:
+        def together(theta: Theta, sources: Any, spreads: Any, times: Any, size: Any) -> Moments:
             if self.sde.affine:  # all particles of an interval share one matrix
                 steps = [
                     moments(self.sde, theta, sources[fill[k]], times[k : k + 2], self.substeps, spreads[k], size)
-                    for k in range(len(counts))
+                    for k in range(len(fill))
                 ]
                 return _shared(jax.tree.map(lambda *parts: jnp.concatenate(parts), *steps), self.sde)
             clock = jnp.stack([times[owner], times[owner + 1]])
@@ -183,7 +209,31 @@ class SnapshotModel:
             found = moments(self.sde, theta, sources, clock, self.substeps, spread, size)
             return jax.tree.map(lambda a: a[0][fill], found)
 
-        return forward_only(together)(latent["theta"], jnp.concatenate(sources), spreads, times)
+        return forward_only(together)(latent["theta"], jnp.concatenate(sources), spreads, times, size)
+
+    def _simulated(self, latent: Theta, snapshots: Snapshots, clouds: Any) -> Moments:
+        """The same of simulated paths, [K, n * paths, ...]: those of one start lie side by side."""
+        times, M = snapshots.times, self.paths
+        settings = (M, self.path_steps, self.substeps, self.path_key)
+        if self.anchor == "first":
+
+            def forward(latent: Theta, cloud: Any) -> Moments:
+                begin, root = self._state(latent["start"], cloud, snapshots)
+                begin = jnp.broadcast_to(begin, cloud.shape)  # a Gaussian start: as many draws as there are particles
+                return simulated_moments(
+                    self.sde, latent["theta"], begin, times, *settings, root=root, scale=snapshots.magnitude
+                )
+
+            return forward_only(forward)(latent, clouds[0])
+        owner, fill = _rows(snapshots.counts[:-1])
+        columns = (fill[:, :, None] * M + np.arange(M)).reshape(len(fill), -1)
+
+        def together(theta: Theta, sources: Any) -> Moments:
+            clock = np.stack([times[owner], times[owner + 1]])
+            found = simulated_moments(self.sde, theta, sources, clock, *settings, scale=snapshots.magnitude)
+            return jax.tree.map(lambda a: a[0][columns], found)
+
+        return forward_only(together)(latent["theta"], jnp.concatenate(clouds[:-1]))
 
     def _log_weights(self, snapshots: Snapshots, weights: Any) -> Any:
         """Log weights [K, n] of the centres, or None where they are equal."""
@@ -205,6 +255,13 @@ def _observe(name: str, law: Any, points: Any, weight: Any) -> None:
         else:
             with numpyro.handlers.scale(scale=weight):
                 numpyro.sample(name, law, obs=points)
+
+
+def _rows(counts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of clouds one below the other: the cloud of each row, and rows [K, longest], short clouds repeating their last."""
+    sizes = np.array(counts)
+    fill = np.minimum(np.arange(sizes.max()), sizes[:, None] - 1) + (np.cumsum(sizes) - sizes)[:, None]
+    return np.repeat(np.arange(len(sizes)), sizes), fill
 
 
 def _shared(found: Moments, sde: ReferenceSDE) -> Moments:
