@@ -4,6 +4,18 @@ from .baselines import noise_floor as noise_floor
 from .baselines import persistence as persistence
 from .baselines import trajectory_table as trajectory_table
 from .baselines import transport_midpoint as transport_midpoint
+from .bridge_paths import Bands as Bands
+from .bridge_paths import MultimarginalBridge as MultimarginalBridge
+from .bridges import BridgeObjective as BridgeObjective
+from .bridges import bridge_objective as bridge_objective
+from .bridges import brownian_epsilon as brownian_epsilon
+from .bridges import multimarginal_bridge as multimarginal_bridge
+from .bridges import sinkhorn_bridge as sinkhorn_bridge
+from .choosing import ReferenceChoice as ReferenceChoice
+from .choosing import choose_reference as choose_reference
+from .conditioning import conditioned_moments as conditioned_moments
+from .conditioning import conditioned_paths as conditioned_paths
+from .couplings import Bridge as Bridge
 from .distances import TransportPlan as TransportPlan
 from .distances import mmd_squared as mmd_squared
 from .distances import sliced_wasserstein as sliced_wasserstein
@@ -11,6 +23,11 @@ from .distances import transport_plan as transport_plan
 from .distances import wasserstein as wasserstein
 from .fisher import comparison_information as comparison_information
 from .fisher import fisher_information as fisher_information
+from .forecasts import Forecast as Forecast
+from .forecasts import forecast as forecast
+from .forecasts import linear_noise_check as linear_noise_check
+from .guidance import GuidedPaths as GuidedPaths
+from .guidance import guided_paths as guided_paths
 from .laplace_approximation import LaplaceOptions as LaplaceOptions
 from .laplace_approximation import laplace as laplace
 from .posterior import (
@@ -22,7 +39,11 @@ from .posterior import (
 from .posterior import (
     SampledPosterior as SampledPosterior,
 )
+from .references import ReferenceMode as ReferenceMode
 from .references import fit_reference as fit_reference
+from .references import reference_mode as reference_mode
+from .refinement import Refinement as Refinement
+from .refinement import refine_reference as refine_reference
 from .rewards import (
     Moments as Moments,
 )
@@ -59,3 +80,5 @@ from .scores import (
     spearman as spearman,
 )
 from .storage import load as load
+from .telling_apart import Identifiability as Identifiability
+from .telling_apart import drift_or_diffusion as drift_or_diffusion

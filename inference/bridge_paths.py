@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from tercet.inference.conditioned_paths import between
+from tercet.inference.conditioning import between
 from tercet.inference.couplings import Bridge
 from tercet.models._inputs import as_floats, as_generator
 from tercet.models.data import Snapshots

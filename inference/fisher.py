@@ -95,7 +95,9 @@ def fisher_information(
         return _information(at, theta, samples, key)
 
 
-def likelihood_information(problem: Problem, z: np.ndarray) -> Float[np.ndarray, "p p"]:
+def likelihood_information(
+    problem: Problem, z: np.ndarray, samples: int | None = None, key: Any = 0
+) -> Float[np.ndarray, "p p"]:
     """Fisher information [p, p] of a problem's observed sites about its unconstrained vector."""
     observed = set(problem.observed)
 
@@ -103,7 +105,7 @@ def likelihood_information(problem: Problem, z: np.ndarray) -> Float[np.ndarray,
         return {n: s for n, s in problem.replay(problem.constrain_one(flat)).items() if n in observed}
 
     with problem.precision():
-        return _information(at, jnp.asarray(z), None, 0)
+        return _information(at, jnp.asarray(z), samples, key)
 
 
 def prior_precision(problem: Problem, z: np.ndarray) -> Float[np.ndarray, "p p"]:
@@ -205,12 +207,14 @@ def _simulated(at: Callable[[Any], dict[str, Any]], theta: Any, name: str, sampl
         return jnp.atleast_1d(site["fn"].log_prob(answer)).ravel()
 
     weight = jnp.broadcast_to(_scaled(at(theta)[name], 1.0), jnp.shape(fn.log_prob(answers[0]))).ravel()
+    by = jax.jacfwd if len(theta) <= len(weight) else jax.jacrev
 
     def outer(answer: Any) -> Any:
-        scores = jax.jacrev(log_likelihood)(theta, answer)  # [answers, p]: independent, so their outer products add
+        scores = by(log_likelihood)(theta, answer)  # [answers, p]: independent, so their outer products add
         return (scores * weight[:, None]).T @ scores
 
-    return np.asarray(jnp.mean(jax.lax.map(outer, answers, batch_size=min(samples, 256)), axis=0))
+    batch = max(1, min(samples, 256, 1_000_000 // max(1, len(weight))))
+    return np.asarray(jnp.mean(jax.lax.map(outer, answers, batch_size=batch), axis=0))
 
 
 def _scaled(site: dict[str, Any], value: Any) -> Any:

@@ -33,6 +33,15 @@ MOST_SUBSTEPS = 320
 ENOUGH = 0.1  # integration error allowed, in posterior standard deviations (an upper bound)
 
 
+class ReferenceMode(NamedTuple):
+    """Posterior mode of a reference: parameters, log posterior there, largest gradient entry, how many starts agree."""
+
+    theta: dict[str, np.ndarray]
+    log_posterior: float
+    gradient_norm: float
+    agree: int
+
+
 class Search(NamedTuple):
     """Where one start led: sites, constrained and not, the potential there, and a root of the inverse Hessian."""
 
@@ -114,11 +123,7 @@ def fit_reference(
         _warn_composite(kind)
     options = LaplaceOptions() if options is None else options
     bar = tqdm(total=starts + 2, desc="fit_reference", disable=not progress)
-    rough = _rough_modes(model, snapshots, starts, key, bar)
-    model = _fine_enough(model, snapshots, rough[0])
-    problem = Problem(model, (snapshots,), {}, key, x64=True, differences=True)
-    near, agree = _polish(problem, rough)
-    bar.update()
+    model, problem, near, agree = _find(model, snapshots, starts, key, bar)
     mode, factor, norm = _settle(problem, near, options)
     evidence = float("nan") if composite or model.start == "summary" else gaussian_evidence(problem, mode, factor)
     condition = float(np.linalg.cond(factor)) ** 2
@@ -137,6 +142,46 @@ def fit_reference(
     }
     _report(diagnostics)
     return GaussianPosterior("laplace", Context(model, (snapshots,), {}, x64=True), diagnostics, mode, factor, None)
+
+
+def reference_mode(
+    model: SnapshotModel, snapshots: Snapshots, *, starts: int = 8, key: Any = 0, progress: bool = False
+) -> ReferenceMode:
+    """Posterior mode alone, by the search of `fit_reference`: for many parameters, as of a neural gradient field.
+
+    Arguments as in `fit_reference`. No Hessian is taken, so that there need not be a Gaussian at the mode.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tercet.inference import reference_mode
+    >>> from tercet.models import ReferenceSDE, SnapshotModel, Snapshots, constant_volatility, gradient_field
+    >>> rng = np.random.default_rng(0)
+    >>> cells = Snapshots([rng.normal(k, 1.0, (40, 1)) for k in range(3)], times=[0.0, 1.0, 2.0])
+    >>> field = gradient_field(cells.center, cells.scale, "linear")
+    >>> mode = reference_mode(SnapshotModel(ReferenceSDE(field, constant_volatility())), cells, starts=2)
+    >>> sorted(mode.theta)
+    ['push', 'strength', 'volatility']
+    """
+    model.check(snapshots)
+    with tqdm(total=starts + 1, desc="reference_mode", disable=not progress) as bar:
+        model, problem, near, agree = _find(model, snapshots, starts, key, bar)
+    with problem.precision():
+        value, gradient = (np.asarray(part) for part in problem.value_and_gradient(jnp.asarray(near)))
+    theta = {name: value[0] for name, value in problem.constrain(near[None]).items() if name in model.sde.priors}
+    return ReferenceMode(theta, -float(value), float(np.abs(gradient).max()), agree)
+
+
+def _find(
+    model: SnapshotModel, snapshots: Snapshots, starts: int, key: Any, bar: Any
+) -> tuple[SnapshotModel, Problem, np.ndarray, int]:
+    """The model with enough substeps, its problem, a point at its mode, and how many starts lead there."""
+    rough = _rough_modes(model, snapshots, starts, key, bar)
+    model = _fine_enough(model, snapshots, rough[0])
+    problem = Problem(model, (snapshots,), {}, key, x64=True, differences=True)
+    near, agree = _polish(problem, rough)
+    bar.update()
+    return model, problem, near, agree
 
 
 def _warn_composite(kind: str) -> None:
@@ -168,7 +213,7 @@ def _rough_modes(model: SnapshotModel, snapshots: Snapshots, starts: int, key: A
     anchor = "consecutive" if all(snapshots.observed) else "first"
     rough = _variant(model, anchor=anchor, start="summary", jackknife=False, paths=0)
     problem = Problem(rough, (snapshots,), {}, key, x64=True, differences=True)
-    draws = _prior_draws(problem, 64 + starts, key)
+    draws = prior_draws(problem, 64 + starts, key)
     low, high = draws.min(axis=0), draws.max(axis=0)
     bounds = np.stack([low - (high - low), high + (high - low)], axis=1)
     found = []
@@ -198,7 +243,7 @@ def _variant(model: SnapshotModel, **changes: Any) -> SnapshotModel:
     return replace(model, **changes)
 
 
-def _prior_draws(problem: Problem, count: int, key: Any) -> np.ndarray:
+def prior_draws(problem: Problem, count: int, key: Any) -> np.ndarray:
     """Unconstrained draws [count, p] of the prior."""
     with problem.precision():
         keys = jax.random.split(as_key(key), count)

@@ -25,7 +25,8 @@ class Solution(NamedTuple):
     """Potentials f [K, n], g [K, m] with P_ij = a_i b_j exp(f_i + g_j) p(y_j | x_i), rows exact; one entry an interval.
 
     `objective` [K] is sum_ij P_ij log(P_ij / (a_i b_j p_ij)); `error` [K] the L1 error of the column sums; `iterations`
-    [K]; `mean` [K, n, d] and `scatter` [K, n, d, d] are those of the end points of each start under P.
+    [K]; `mean` [K, n, d] and `scatter` [K, n, d, d] are those of the end points of each start under P; `factors` are
+    those of log p.
     """
 
     f: Any
@@ -35,6 +36,7 @@ class Solution(NamedTuple):
     iterations: Any
     mean: Any
     scatter: Any
+    factors: Any = None
 
 
 def solve(
@@ -60,7 +62,7 @@ def solve(
         found = jax.tree.map(np.asarray, found)
         if (found.error < tolerance).all():
             break
-    return found
+    return found._replace(factors=(np.asarray(left), np.asarray(right)))
 
 
 @partial(jax.jit, static_argnums=10)
@@ -77,8 +79,9 @@ def _solve(
     max_iterations: Any,
     tile: int | None,
 ) -> Solution:
-    def one(given: Any) -> Solution:
-        return _interval(*given, anneal, tolerance, max_iterations, tile)
+    def one(given: tuple[Any, Any, Any, Any, Any, Any, Any]) -> Solution:
+        left, right, a, b, points, f, g = given
+        return _interval(left, right, a, b, points, f, g, anneal, tolerance, max_iterations, tile)
 
     return jax.lax.map(one, (left, right, a, b, points, f, g))
 
@@ -109,8 +112,8 @@ def _interval(
         space = geometry.Geometry(cost, epsilon=eps) if tile is None else TransitionGeometry(left, right, tile, eps)
         last = eps <= 1.0
         goal = jnp.where(last, tolerance, jnp.maximum(LOOSE, tolerance))
-        solver = sinkhorn.Sinkhorn(threshold=goal, max_iterations=CHUNK)
-        found = solver(linear_problem.LinearProblem(space, a, b), init=(f, g))
+        solver: Any = sinkhorn.Sinkhorn(threshold=goal, max_iterations=CHUNK)  # type: ignore[arg-type]
+        found: Any = solver(linear_problem.LinearProblem(space, a, b), init=(f, g))
         count = count + 10 * (found.errors >= 0).sum()
         over = found.converged | (count >= max_iterations) | ~jnp.isfinite(found.f[0])
         return found.f, found.g, jnp.maximum(eps / FACTOR, 1.0), count, last & over

@@ -373,11 +373,12 @@ class Snapshots:
 
     @property
     def magnitude(self) -> Any:
-        """Largest absolute coordinate (1 where all are zero)."""
+        """Largest absolute observed coordinate (1 where all are zero)."""
+        seen = np.flatnonzero(self.observed)
         if not is_concrete(*self.particles):
-            largest = jnp.stack([jnp.abs(cloud).max() for cloud in self.particles]).max()
+            largest = jnp.stack([jnp.abs(cloud[:, seen]).max() for cloud in self.particles]).max()
             return jnp.where(largest > 0, largest, 1.0)
-        return float(max(np.abs(cloud).max() for cloud in self.particles)) or 1.0
+        return float(max(np.abs(cloud[:, seen]).max() for cloud in self.particles)) or 1.0
 
     def take(self, which: Sequence[int]) -> Snapshots:
         """Give the snapshots at these positions, in order of time."""

@@ -95,7 +95,7 @@ def simulated_moments(
 
 
 def last_steps(clock: np.ndarray, paths: int, steps: int, dim: int) -> np.ndarray:
-    """h in steps of a path, from 1 to all of the interval, for each later time of `clock` [K + 1, n]."""
+    """H in steps of a path, from 1 to all of the interval, for each later time of `clock` [K + 1, n]."""
     wanted = (clock[1:] - clock[0]) * paths ** (-2.0 / (dim + 4.0))
     return np.clip(np.rint(wanted / np.diff(clock, axis=0) * steps), 1, steps)
 

@@ -25,8 +25,9 @@ TIMES = np.array([0.5, 1.0, 2.0])
 
 
 @lru_cache
-def compiled(sde: ReferenceSDE, substeps: int) -> Callable[..., Moments]:
-    """One program for each reference, number of substeps and shape of the question."""
+def compiled(drift: Any, substeps: int) -> Callable[..., Moments]:
+    """One program for each reference (its bound `b`), number of substeps and shape of the question."""
+    sde = drift.__self__
 
     @jax.jit
     def run(theta: Any, starts: Any, times: Any, covariance: Any = None) -> Moments:
@@ -37,7 +38,7 @@ def compiled(sde: ReferenceSDE, substeps: int) -> Callable[..., Moments]:
 
 def ask(sde: ReferenceSDE, theta: Any, starts: Any, times: Any, substeps: int = 20, covariance: Any = None) -> Moments:
     given = jax.tree.map(jnp.asarray, (theta, starts, times, covariance))
-    return Moments(*map(np.asarray, compiled(sde, substeps)(*given)))
+    return Moments(*map(np.asarray, compiled(sde.b, substeps)(*given)))
 
 
 @pytest.fixture
@@ -70,10 +71,10 @@ def test_ornstein_uhlenbeck_in_closed_form_by_both_ways(ou: Any, rng: np.random.
         added = ROOT @ ROOT.T * (1.0 - np.exp(-rates * t)) / rates
         np.testing.assert_allclose(quick.covariance[k, 1], added + np.outer(decay, decay) * spread, atol=1e-4)
         np.testing.assert_allclose(quick.flow[k, 2], np.diag(decay), atol=1e-4)
-    for other in (general, own):
+    for other, accuracy in ((general, 1e-10), (own, 1e-5)):  # own covariances go by the flow, not by Runge-Kutta
         for a, b in zip(quick, other, strict=True):
             assert a.shape == b.shape
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+            np.testing.assert_allclose(a, b, atol=accuracy)
 
 
 def exactly(theta: dict[str, float], start: np.ndarray, times: np.ndarray) -> Moments:
@@ -168,18 +169,17 @@ ABSURD: dict[str, tuple[ReferenceSDE, dict[str, Any], list[list[float]]]] = {
 @pytest.mark.precision
 @pytest.mark.parametrize("case", ABSURD)
 def test_explosions_stay_finite(case: str, bits: int) -> None:
-    """Moments and their derivatives in parameters, forwards and backwards."""
+    """Moments and their derivatives in parameters, forwards and backwards (all of order 1 backwards, by tanh)."""
     sde, theta, starts = ABSURD[case]
     real = jnp.float64 if bits == 64 else jnp.float32
 
     def run(theta: Any) -> Moments:
-        found = moments(sde, theta, jnp.array(starts, real), jnp.array(TIMES.tolist(), real), 5)
-        return found._replace(flow=jnp.zeros(()))
+        return moments(sde, theta, jnp.array(starts, real), jnp.array(TIMES.tolist(), real), 5)
 
     @jax.jit
     def all_of_them(theta: Any) -> Any:
-        total = jax.grad(lambda theta: sum(jnp.tanh(part).sum() for part in run(theta)))
-        return run(theta), jax.jacfwd(run)(theta), total(theta)
+        total = jax.grad(lambda theta: sum(jnp.tanh(part).sum() for part in run(theta)[:2]))
+        return jax.jvp(run, (theta,), (jax.tree.map(jnp.ones_like, theta),)), total(theta)
 
     found = all_of_them(jax.tree.map(lambda v: jnp.asarray(v, real), theta, is_leaf=lambda v: isinstance(v, list)))
     assert all(np.isfinite(part).all() for part in jax.tree.leaves(found))

@@ -287,7 +287,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no masses": (lambda: coupled_springs(0), "masses and dim must be at least 1, got 0 and 1"),
     "scale of zero": (lambda: gradient_field([0.0], [0.0]), "scale positive"),
     "scale of another width": (lambda: gradient_field([0.0], [1.0, 1.0]), r"\(1,\)"),
-    "unknown potential": (lambda: gradient_field([0.0], [1.0], "cubic"), 'potential must be .* got \'cubic\''),
+    "unknown potential": (lambda: gradient_field([0.0], [1.0], "cubic"), "potential must be .* got 'cubic'"),
     "no hidden units": (lambda: gradient_field([0.0], [1.0], width=0), "width must be at least 1, got 0"),
     "strength of nothing": (lambda: gradient_field([0.0], [1.0], strength=-1.0), "strength must be positive"),
 }

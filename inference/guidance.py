@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tercet.inference.conditioned_paths import gaussian_noise, magnitude, matvec, read_pairs, settle
+from tercet.inference.conditioning import gaussian_noise, magnitude, matvec, read_pairs, settle
 from tercet.models._inputs import as_jax, as_key
 from tercet.models.linear_noise import moments
 from tercet.models.reference_sdes import ReferenceSDE, Theta
