@@ -52,9 +52,11 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py $(ARGS)
+	$(BIN)/python benchmarks/trajectories.py
 
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py --smoke
+	$(BIN)/python benchmarks/trajectories.py --smoke
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python notebooks/execute.py $(ARGS)

@@ -68,7 +68,9 @@ def main() -> None:
     args = parser.parse_args()
     rows: list[dict] = []
     for key in tqdm(range(args.sets), desc="data sets"):
-        rows += one_set(args.particles, np.arange(args.times, dtype=float), args.start_width, args.arms, args.starts, key)
+        rows += one_set(
+            args.particles, np.arange(args.times, dtype=float), args.start_width, args.arms, args.starts, key
+        )
     table = pd.DataFrame(rows)
     if args.out:
         table.to_csv(args.out, index=False)

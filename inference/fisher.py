@@ -194,19 +194,25 @@ def _closed(at: Callable[[Any], dict[str, Any]], name: str, family: Family) -> C
 
 
 def _simulated(at: Callable[[Any], dict[str, Any]], theta: Any, name: str, samples: int | None, key: Any) -> np.ndarray:
-    fn = at(theta)[name]["fn"]
     if samples is None:
+        found: list[str] = []
+        jax.eval_shape(lambda flat: found.append(type(_unwrap(at(flat)[name]["fn"])).__name__), theta)
         raise ValueError(
-            f"site {name!r} has the family {type(_unwrap(fn)).__name__}, whose Fisher information has no closed form "
+            f"site {name!r} has the family {found[0]}, whose Fisher information has no closed form "
             "here; pass samples=10_000 (and a key) to average simulated scores."
         )
-    answers = fn.sample(as_key(key), (samples,))
+
+    def draw(flat: Any, key: Any) -> tuple[Any, Any]:
+        site = at(flat)[name]
+        answers = site["fn"].sample(key, (samples,))
+        shape = jax.eval_shape(site["fn"].log_prob, answers[0]).shape
+        return answers, jnp.broadcast_to(_scaled(site, 1.0), shape).ravel()
+
+    answers, weight = jax.jit(draw)(theta, as_key(key))
 
     def log_likelihood(flat: Any, answer: Any) -> Any:
-        site = at(flat)[name]
-        return jnp.atleast_1d(site["fn"].log_prob(answer)).ravel()
+        return jnp.atleast_1d(at(flat)[name]["fn"].log_prob(answer)).ravel()
 
-    weight = jnp.broadcast_to(_scaled(at(theta)[name], 1.0), jnp.shape(fn.log_prob(answers[0]))).ravel()
     by = jax.jacfwd if len(theta) <= len(weight) else jax.jacrev
 
     def outer(answer: Any) -> Any:
@@ -214,7 +220,7 @@ def _simulated(at: Callable[[Any], dict[str, Any]], theta: Any, name: str, sampl
         return (scores * weight[:, None]).T @ scores
 
     batch = max(1, min(samples, 256, 1_000_000 // max(1, len(weight))))
-    return np.asarray(jnp.mean(jax.lax.map(outer, answers, batch_size=batch), axis=0))
+    return np.asarray(jax.jit(lambda values: jax.lax.map(outer, values, batch_size=batch).mean(axis=0))(answers))
 
 
 def _scaled(site: dict[str, Any], value: Any) -> Any:

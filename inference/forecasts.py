@@ -171,8 +171,8 @@ def linear_noise_check(posterior: Posterior, particles: int = 500, key: Any = 0)
     found = np.concatenate(ratios)
     if found.max() > 1.25:
         warnings.warn(
-            f"linear noise is not good enough here: simulated particles spread {found.max():.2f} times as far (squared) "
-            f"as it says at snapshot {int(found.argmax()) + 1}. Estimates are biased, the volatility upwards: use "
+            f"linear noise is too crude here: simulated particles spread {found.max():.2f} times as far (squared) as "
+            f"it says at snapshot {int(found.argmax()) + 1}. Estimates are biased, the volatility upwards: use "
             'anchor="consecutive", or paths=100 (simulated transitions).',
             stacklevel=2,
         )

@@ -21,7 +21,7 @@ from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 from tercet.inference.context import Context
 from tercet.inference.posterior import GaussianPosterior, SampledPosterior
 from tercet.inference.problem import Problem
-from tercet.models._inputs import as_key
+from tercet.models._inputs import as_jax, as_key
 
 
 def nuts(
@@ -32,6 +32,7 @@ def nuts(
     samples: int = 1000,
     chains: int = 4,
     target_accept: float = 0.8,
+    start: GaussianPosterior | None = None,
     progress: bool = False,
     **model_kwargs: Any,
 ) -> SampledPosterior:
@@ -45,6 +46,8 @@ def nuts(
     warmup, samples : iterations a chain
     chains : number of chains
     target_accept : raise towards 1 where divergences are reported
+    start : a Gaussian posterior of the same model and data, such as Laplace's: chains start from its draws and move in
+        its units (and its precision), so that a few hundred iterations do where scales and correlations are extreme
     progress : show a progress bar
 
     Returns
@@ -66,16 +69,21 @@ def nuts(
     >>> fit.draws(10)["ability"].shape
     (10, 7)
     """
-    sampler = MCMC(
-        NUTS(model, target_accept_prob=target_accept, init_strategy=init_to_median(num_samples=15)),
-        num_warmup=warmup,
-        num_samples=samples,
-        num_chains=chains,
-        chain_method="vectorized",
-        progress_bar=progress,
-    )
-    sampler.run(as_key(key), *args, extra_fields=("diverging", "potential_energy"), **model_kwargs)
-    drawn = {name: np.asarray(v) for name, v in sampler.get_samples(group_by_chain=True).items()}
+    schedule: dict[str, Any] = {
+        "num_warmup": warmup,
+        "num_samples": samples,
+        "num_chains": chains,
+        "chain_method": "vectorized",
+        "progress_bar": progress,
+    }
+    fields = ("diverging", "potential_energy")
+    if start is None:
+        kernel = NUTS(model, target_accept_prob=target_accept, init_strategy=init_to_median(num_samples=15))
+        sampler = MCMC(kernel, **schedule)
+        sampler.run(as_key(key), *args, extra_fields=fields, **model_kwargs)
+        drawn = {name: np.asarray(v) for name, v in sampler.get_samples(group_by_chain=True).items()}
+    else:
+        sampler, drawn = _whitened(start, model, args, model_kwargs, as_key(key), target_accept, schedule, fields)
     extra = {name: np.asarray(v) for name, v in sampler.get_extra_fields(group_by_chain=True).items()}
     statistics = {"diverging": extra["diverging"], "lp": -extra["potential_energy"]}
     diagnostics = _chain_diagnostics(drawn, extra["diverging"])
@@ -86,7 +94,37 @@ def nuts(
             "target_accept where there are divergences.",
             stacklevel=2,
         )
-    return SampledPosterior("nuts", Context(model, args, model_kwargs), diagnostics, drawn, statistics)
+    context = Context(model, args, model_kwargs, x64=None if start is None else start.context.x64)
+    return SampledPosterior("nuts", context, diagnostics, drawn, statistics)
+
+
+def _whitened(
+    start: GaussianPosterior,
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    key: Any,
+    target_accept: float,
+    schedule: dict[str, Any],
+    fields: tuple[str, ...],
+) -> tuple[MCMC, dict[str, np.ndarray]]:
+    """Chains of u, where z = center + root u on the unconstrained scale; u is standard normal under `start`."""
+    problem = Problem(model, args, kwargs, x64=start.context.x64)
+    if problem.size != len(start.center):
+        raise ValueError(f"start has {len(start.center)} parameters, the model {problem.size}: not the same model.")
+    with problem.precision():
+        center, root = as_jax((start.center, start.root))
+        kernel = NUTS(potential_fn=lambda u: problem.potential(center + root @ u), target_accept_prob=target_accept)
+        sampler = MCMC(kernel, **schedule)
+        first, run = jax.random.split(key)
+        shape = (schedule["num_chains"], len(center))
+        begin = jax.random.normal(first, shape if shape[0] > 1 else shape[1:])
+        sampler.run(run, init_params=begin, extra_fields=fields)
+        u = np.asarray(sampler.get_samples(group_by_chain=True))
+    z = start.center + u.reshape(-1, u.shape[-1]) @ start.root.T
+    return sampler, {
+        name: value.reshape(*u.shape[:2], *value.shape[1:]) for name, value in problem.constrain(z).items()
+    }
 
 
 def _chain_diagnostics(drawn: dict[str, np.ndarray], diverging: np.ndarray) -> dict[str, Any]:

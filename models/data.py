@@ -311,7 +311,7 @@ class Snapshots:
 
     Parameters
     ----------
-    particles : sequence of arrays [n_k, d]
+    particles : sequence of arrays [n_k, d], or one array [K, n, d]
         One a time; the numbers n_k may differ.
     times : increasing array [K]
     names : d unique names of the coordinates, optional (default x0, x1, ...)
@@ -326,9 +326,9 @@ class Snapshots:
 
     def __init__(
         self,
-        particles: Sequence[ArrayLike],
+        particles: Sequence[ArrayLike] | np.ndarray,
         times: ArrayLike,
-        names: Sequence[str] | None = None,
+        names: Sequence[Hashable] | None = None,
         observed: Sequence[bool] | None = None,
     ) -> None:
         clouds = tuple(as_floats(f"particles[{k}]", cloud, 2) for k, cloud in enumerate(particles))

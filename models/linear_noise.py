@@ -126,7 +126,7 @@ def _integrate(sde: ReferenceSDE, theta: Theta, begin: Moments, clock: Any, subs
 
 
 def _rate(sde: ReferenceSDE, theta: Theta, size: Any, y: Moments, t: Any, h: Any) -> Moments:
-    """Time derivative of the moments of one particle; zero once it has exploded, so that nothing overflows."""
+    """Time derivative of the moments of one particle; one that has exploded is moved far off, finitely."""
     bound = FAR * size
     x = jnp.clip(y.mean, -bound, bound)
 
@@ -138,7 +138,8 @@ def _rate(sde: ReferenceSDE, theta: Theta, size: Any, y: Moments, t: Any, h: Any
     alive &= (jnp.abs(J).max() * h < STIFF) & (jnp.abs(velocity).max() * h < bound)
     if y.flow is not None:
         alive &= jnp.abs(y.flow).max() < WIDE
-    velocity, J = jnp.where(alive, velocity, 0.0), jnp.where(alive, J, 0.0)
+    # Out of sight, not out of the sum: a particle that stood still would look like one without drift.
+    velocity, J = jnp.where(alive, velocity, bound / h), jnp.where(alive, J, 0.0)
     half = _product(J, y.covariance)
     noise = jnp.where(alive, sde.diffusion(theta, x, t), 0.0)
     return Moments(velocity, half + half.T + noise, None if y.flow is None else _product(J, y.flow))

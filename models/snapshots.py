@@ -260,7 +260,7 @@ def _observe(name: str, law: Any, points: Any, weight: Any) -> None:
 
 
 def _rows(counts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Of clouds one below the other: the cloud of each row, and rows [K, longest], short clouds repeating their last."""
+    """Of stacked clouds: the cloud of each row, and rows [K, longest], short clouds repeating their last."""
     sizes = np.array(counts)
     fill = np.minimum(np.arange(sizes.max()), sizes[:, None] - 1) + (np.cumsum(sizes) - sizes)[:, None]
     return np.repeat(np.arange(len(sizes)), sizes), fill

@@ -68,7 +68,7 @@ def plot_bands(
     times : array [T]
     bands : array [3, T, d]: lower end, middle, upper end, as `Forecast.bands` and `Bands.quantiles` give them
     coordinate : which to show, by position
-    snapshots, held_out : Snapshots to draw as points, filled and hollow
+    snapshots, held_out : Snapshots to draw as points, filled ("seen") and hollow ("held out")
     ax : matplotlib axes, or None for new ones
     label : of the band, in the legend
     color : of the band
@@ -84,7 +84,11 @@ def plot_bands(
     low, middle, high = ends[:, :, coordinate]
     axes.fill_between(clock, low, high, color=color, alpha=0.25, linewidth=0, label=label)
     axes.plot(clock, middle, color=color, linewidth=1.2)
-    for clouds, style in ((snapshots, {"color": "0.2"}), (held_out, {"facecolors": "none", "edgecolors": COLORS[1]})):
+    styles: list[tuple[Snapshots | None, dict[str, Any]]] = [
+        (snapshots, {"color": "0.2", "label": "seen"}),
+        (held_out, {"facecolors": "none", "edgecolors": COLORS[1], "label": "held out"}),
+    ]
+    for clouds, style in styles:
         if clouds is None:
             continue
         stamps = np.repeat(clouds.times, clouds.counts)
@@ -92,6 +96,6 @@ def plot_bands(
         axes.scatter(stamps, values, s=6, zorder=3, linewidths=0.6, **style)
         axes.set_ylabel(str(clouds.names[coordinate]))
     axes.set_xlabel("time")
-    if label is not None:
+    if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False)
     return axes

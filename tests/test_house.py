@@ -143,11 +143,15 @@ def test_public_methods_are_documented(room: str) -> None:
                 assert inspect.getdoc(getattr(thing, name)), f"{thing.__name__}.{name} has no docstring"
 
 
+# NUTS, and whole fits of a reference: seconds of compilation each.
+SLOW_EXAMPLES = {"sampling", "references", "forecasts", "telling_apart", "choosing", "refinement", "snapshots"}
+
+
 def documented_modules() -> Iterator[Any]:
     for path in MODULES:
         if ">>>" in path.read_text(encoding="utf-8"):
             room = next(room for room in ROOMS if path.is_relative_to(ROOT / room))
-            slow = [pytest.mark.slow] if path.stem == "sampling" else []  # NUTS
+            slow = [pytest.mark.slow] if path.stem in SLOW_EXAMPLES else []
             yield pytest.param(f"tercet.{room}.{path.stem}", marks=slow)
 
 

@@ -45,7 +45,7 @@ def draw(priors: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def drifts(sde: ReferenceSDE, theta: Any, states: np.ndarray) -> np.ndarray:
-    """b at states [n, d]."""
+    """B at states [n, d]."""
     values = sde.parameters(theta)
     return np.asarray(jax.jit(jax.vmap(sde.b, (None, 0, None)))(values, jnp.asarray(states), 0.0))
 
@@ -132,7 +132,7 @@ def potential_energy(potential: str, theta: Any, x: np.ndarray) -> float:
     energy = -theta["push"] @ z
     if potential == "quadratic":
         A = np.zeros((3, 3))
-        for k, (i, j) in enumerate((i, j) for i in range(3) for j in range(i, 3)):
+        for k, (i, j) in enumerate([(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]):
             A[i, j] += theta["curvature"][k] / 2.0
             A[j, i] += theta["curvature"][k] / 2.0
         energy += z @ A @ z / 2.0

@@ -174,7 +174,7 @@ def test_moments_are_those_of_linear_noise_where_these_are_right(case: str, rng:
 
 @pytest.mark.precision
 def test_explosions_are_held(bits: int, seed: int) -> None:
-    """x' = x^3 from 1 leaves at t = 1/2; from 0.1 it stays, and stays what it was; derivatives are finite."""
+    """X' = x^3 from 1 leaves at t = 1/2; from 0.1 it stays, and stays what it was; derivatives are finite."""
     sde = ReferenceSDE(Drift(lambda theta, x, t: theta["pace"] * x**3, {}, ["x"]), constant_volatility(1e-3))
     starts = arrays([[0.1], [1.0], [-30.0]])
 
@@ -204,7 +204,7 @@ def test_gaussian_and_hidden_starts(cells: Snapshots, seed: int) -> None:
 
 
 def test_last_step_by_scotts_rate() -> None:
-    """h = T M^(-2 / (d + 4)) in whole steps, from one to the interval; T counts from the first time."""
+    """The step is T M^(-2 / (d + 4)) in whole steps, from one to the interval; T counts from the first time."""
     clock = np.array([0.0, 1.0, 2.0, 2.5])[:, None]
     np.testing.assert_array_equal(last_steps(clock, 64, 20, 2)[:, 0], [5, 10, 20])
     np.testing.assert_array_equal(last_steps(clock, 1, 20, 2)[:, 0], 20)

@@ -1,4 +1,4 @@
-"""The snapshot likelihood against double loops and closed forms, its invariances, what is refused, absurd parameters."""
+"""The snapshot likelihood against double loops and closed forms, its invariances, absurd parameters, refusals."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def brute_force(model: SnapshotModel, theta: Any, snapshots: Snapshots) -> float
     for k in range(1, len(snapshots)):
         source = 0 if model.anchor == "first" else k - 1
         laws = transitions(model.sde, theta, snapshots.particles[source], snapshots.times[source : k + 1])
-        p = np.array([law.pdf(snapshots.particles[k]).reshape(-1) for law in laws])
-        f, n = p.mean(axis=0), len(laws)
-        total += np.log(f).sum()
+        logs, n = np.array([law.logpdf(snapshots.particles[k]).reshape(-1) for law in laws]), len(laws)
+        each = scipy.special.logsumexp(logs, axis=0, b=1 / n)
+        total += each.sum()
         if model.jackknife:
-            total += 0.5 * (np.square(p / f - 1.0) / n).sum() / (n - 1)
+            total += 0.5 * (np.square(np.exp(logs - each) - 1.0) / n).sum() / (n - 1)
     return float(total)
 
 
@@ -177,7 +177,7 @@ def test_clouds_that_start_gaussian(start: str, rng: np.random.Generator) -> Non
     np.testing.assert_allclose(found, total, rtol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["first", "consecutive", "affine, first"])
+@pytest.mark.parametrize("case", ["first", "affine, consecutive"])
 def test_absurd_parameters_have_a_finite_potential_and_gradient(case: str, rng: np.random.Generator) -> None:
     """Rates and volatilities of 1e6 and 1e-6, in any combination, a level of 1e6."""
     model = CASES[case][0]
@@ -190,7 +190,7 @@ def test_absurd_parameters_have_a_finite_potential_and_gradient(case: str, rng: 
         assert all(np.isfinite(part).all() for part in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("case", ["consecutive", "affine, first", "spring"])
+@pytest.mark.parametrize("case", ["consecutive", "spring"])
 def test_single_precision_is_good_to_four_digits(case: str, rng: np.random.Generator) -> None:
     """Value; the gradient is finite, at absurd parameters too. A spring's position has no noise of its own."""
     theta = THETA | {SPRING.names: {"stiffness": 0.7, "damping": 0.4, "rest": np.array([0.3])}}
