@@ -162,8 +162,8 @@ def linear_noise_check(posterior: Posterior, particles: int = 500, key: Any = 0)
             model.sde, theta, starts, clock, float(np.diff(clock).min()) / 50.0, key=int(rng.integers(2**31))
         )
         with jax.enable_x64(True):
-            given = model.sde.parameters(theta)
-            law = moments(model.sde, given, *as_jax((starts, clock)), 2 * model.substeps, None, snapshots.magnitude)
+            given, (at, ticks) = model.sde.parameters(theta), as_jax((starts, clock))
+            law = moments(model.sde, given, at, ticks, 2 * model.substeps, None, snapshots.magnitude)
             away = jnp.asarray(paths[1:]) - law.mean
             ridge = 1e-12 * snapshots.magnitude**2 * jnp.eye(model.sde.dim)
             solved = jnp.linalg.solve(law.covariance + ridge, away[..., None])[..., 0]

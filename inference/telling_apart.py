@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
@@ -110,7 +111,7 @@ def _names(posterior: GaussianPosterior) -> list[str]:
     """One name an entry of the unconstrained vector."""
     problem = posterior.context.problem
     with problem.precision():
-        sites = problem.unravel(posterior.center)
+        sites = problem.unravel(jnp.asarray(posterior.center))
     found = []
     for name in sorted(sites):
         shape = np.shape(sites[name])
@@ -161,6 +162,6 @@ def _words(directions: pd.DataFrame, entangled: float, shift: pd.Series, names: 
     elif np.isfinite(entangled):
         lines.append(f"Drift and volatility are told apart (squared correlation {entangled:.3f}).")
     if len(shift) and np.isfinite(shift).all() and shift.abs().max() > 1.0:
-        name = shift.abs().idxmax()
+        name = str(shift.abs().idxmax())
         lines.append(f"A volatility fixed 10 % too high would move {name} by {shift[name]:+.1f} of its posterior sds.")
     return "\n".join(lines)

@@ -139,7 +139,7 @@ def _rate(sde: ReferenceSDE, theta: Theta, size: Any, y: Moments, t: Any, h: Any
     if y.flow is not None:
         alive &= jnp.abs(y.flow).max() < WIDE
     # Out of sight, not out of the sum: a particle that stood still would look like one without drift.
-    velocity, J = jnp.where(alive, velocity, bound / h), jnp.where(alive, J, 0.0)
+    velocity, J = jnp.where(alive, velocity, bound / jnp.maximum(h, 1e-30)), jnp.where(alive, J, 0.0)
     half = _product(J, y.covariance)
     noise = jnp.where(alive, sde.diffusion(theta, x, t), 0.0)
     return Moments(velocity, half + half.T + noise, None if y.flow is None else _product(J, y.flow))

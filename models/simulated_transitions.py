@@ -41,7 +41,7 @@ def simulated_moments(
     Paths i * paths to (i + 1) * paths - 1 belong to start i; the law of a particle at times[k] is the equal mixture of
     Normal(mean[k], covariance[k]) over them. A path takes Runge-Kutta steps of the drift and Euler-Maruyama's of the
     noise: X <- RK4(X, dt) + s(X, t) sqrt(dt) Z, whose error is small with dt^4 + noise^2 dt where Euler-Maruyama's own
-    is dt however small the noise. A step that would leave the range of the data by far (`FAR`) is not taken.
+    is dt however small the noise. A step that would leave the range of the data by far (`FAR`) ends at the bound.
 
     Parameters
     ----------
@@ -95,13 +95,13 @@ def simulated_moments(
 
 
 def last_steps(clock: np.ndarray, paths: int, steps: int, dim: int) -> np.ndarray:
-    """H in steps of a path, from 1 to all of the interval, for each later time of `clock` [K + 1, n]."""
+    """The last step h in steps of a path, from 1 to all of the interval, for each later time of `clock` [K + 1, n]."""
     wanted = (clock[1:] - clock[0]) * paths ** (-2.0 / (dim + 4.0))
     return np.clip(np.rint(wanted / np.diff(clock, axis=0) * steps), 1, steps)
 
 
 def _step(sde: ReferenceSDE, theta: Theta, bound: Any, x: Any, t: Any, h: Any, noise: Any) -> Any:
-    """One particle [d] a step later, or where it is if it would explode."""
+    """One particle [d] a step later, or at the bound if it would explode."""
 
     def stage(state: tuple[Any, Any], node: tuple[Any, Any]) -> tuple[tuple[Any, Any], None]:
         slope, total = state
@@ -113,4 +113,4 @@ def _step(sde: ReferenceSDE, theta: Theta, bound: Any, x: Any, t: Any, h: Any, n
     ahead, share = jnp.array([0.0, 0.5, 0.5, 1.0]), jnp.array([1.0, 2.0, 2.0, 1.0]) / 6.0
     (_, later), _ = jax.lax.scan(stage, (jnp.zeros_like(x), x), (ahead.astype(x.dtype), share.astype(x.dtype)))
     later = later + jnp.sqrt(h) * (sde.root(theta, x, t) @ noise)
-    return jnp.where(jnp.abs(later).max() < bound, later, x)
+    return jnp.where(jnp.abs(later).max() < bound, later, bound)

@@ -195,12 +195,12 @@ def test_explosions_stay_finite(case: str, bits: int) -> None:
         assert all(np.isfinite(part).all() for part in jax.tree.leaves(found))
 
 
-def test_held_particles_leave_the_others_alone() -> None:
+def test_exploded_particles_leave_the_others_alone() -> None:
     """X' = x^3 from 1 leaves at t = 1/2 and is held far out; from 0.1 it is at (100 - 2 t)^(-1/2)."""
     found = ask(CUBE, {"pace": 1.0}, np.array([[0.1], [1.0], [-1.0], [0.1]]), per_particle(TIMES)).mean[..., 0]
     np.testing.assert_allclose(found[:, 0], (100.0 - 2.0 * (TIMES[1:] - 0.5)) ** -0.5, rtol=1e-9)
     assert (np.abs(found[:, 1:3]) > 10.0).all()
-    np.testing.assert_array_equal(found[:, 1], -found[:, 2])
+    assert (np.abs(found[1, 1:3]) > 1000.0).all()
 
 
 def curve(parameters: Any, x: Any) -> Any:

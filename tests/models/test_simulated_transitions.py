@@ -173,8 +173,8 @@ def test_moments_are_those_of_linear_noise_where_these_are_right(case: str, rng:
 
 
 @pytest.mark.precision
-def test_explosions_are_held(bits: int, seed: int) -> None:
-    """X' = x^3 from 1 leaves at t = 1/2; from 0.1 it stays, and stays what it was; derivatives are finite."""
+def test_explosions_stay_finite(bits: int, seed: int) -> None:
+    """X' = x^3 from 1 leaves at t = 1/2, for good; from 0.1 it hardly moves; derivatives are finite."""
     sde = ReferenceSDE(Drift(lambda theta, x, t: theta["pace"] * x**3, {}, ["x"]), constant_volatility(1e-3))
     starts = arrays([[0.1], [1.0], [-30.0]])
 
@@ -190,7 +190,7 @@ def test_explosions_are_held(bits: int, seed: int) -> None:
     mean = run(arrays(1.0))[0][0]
     assert mean.dtype == (jnp.float64 if bits == 64 else jnp.float32)
     np.testing.assert_allclose(mean[:, :2, 0], 0.1, atol=0.02)
-    assert (np.abs(mean[:, 2:, 0]) > 0.9).all()
+    assert (np.abs(mean[1, 2:, 0]) > 100.0).all()
 
 
 def test_gaussian_and_hidden_starts(cells: Snapshots, seed: int) -> None:
