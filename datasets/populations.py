@@ -26,8 +26,8 @@ from tercet.models.simulation import simulate
 Start = Callable[[np.random.Generator, int], ArrayLike]
 """(generator, n) -> [n, d]: draw where n particles begin."""
 
-ELEVEN = tuple(float(t) for t in range(11))
-HALVES = tuple(t / 2.0 for t in range(11))
+ELEVEN: ArrayLike = np.arange(11.0)
+HALVES: ArrayLike = np.arange(11.0) / 2.0
 NOISES = {"proportional": (proportional_volatility, 0.02), "constant": (constant_volatility, 0.1)}
 
 

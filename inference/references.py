@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,9 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.optimize
-from jax.flatten_util import ravel_pytree
-from numpyro.distributions import biject_to
-from numpyro.handlers import seed, trace
 from numpyro.infer.util import potential_energy
 from tqdm import tqdm
 
@@ -22,33 +18,22 @@ from tercet.inference.context import Context
 from tercet.inference.laplace_approximation import LaplaceOptions, curvature_factor, gaussian_evidence
 from tercet.inference.posterior import GaussianPosterior
 from tercet.inference.problem import Problem
-from tercet.models._inputs import as_jax, as_key
+from tercet.inference.reference_search import MOST_STEPS, find_mode
 from tercet.models.data import Snapshots
-from tercet.models.linear_noise import moments
-from tercet.models.snapshots import JITTER, SnapshotModel
-
-SAME = 1e-2  # two modes are one where their log posteriors differ by less
-POLISHED = 2  # distinct rough modes that are followed up
-MOST_SUBSTEPS = 320
-ENOUGH = 0.1  # integration error allowed, in posterior standard deviations (an upper bound)
+from tercet.models.snapshots import SnapshotModel
 
 
 class ReferenceMode(NamedTuple):
-    """Posterior mode of a reference: parameters, log posterior there, largest gradient entry, how many starts agree."""
+    """Posterior mode of a reference: parameters, log posterior there, how many starts agree, how near the search came.
+
+    `converged` is False where the limit of steps came before ten steps in a row that gained less than 0.01 nats.
+    """
 
     theta: dict[str, np.ndarray]
     log_posterior: float
     gradient_norm: float
     agree: int
-
-
-class Search(NamedTuple):
-    """Where one start led: sites, constrained and not, the potential there, and a root of the inverse Hessian."""
-
-    free: dict[str, Any]
-    sites: dict[str, Any]
-    potential: float
-    root: np.ndarray | None = None
+    converged: bool
 
 
 def fit_reference(
@@ -123,7 +108,7 @@ def fit_reference(
         _warn_composite(kind)
     options = LaplaceOptions() if options is None else options
     bar = tqdm(total=starts + 2, desc="fit_reference", disable=not progress)
-    model, problem, near, agree = _find(model, snapshots, starts, key, bar)
+    model, problem, near, agree, _ = find_mode(model, snapshots, starts, key, bar, 1e-6)
     mode, factor, norm = _settle(problem, near, options)
     evidence = float("nan") if composite or model.start == "summary" else gaussian_evidence(problem, mode, factor)
     condition = float(np.linalg.cond(factor)) ** 2
@@ -149,7 +134,9 @@ def reference_mode(
 ) -> ReferenceMode:
     """Posterior mode alone, by the search of `fit_reference`: for many parameters, as of a neural gradient field.
 
-    Arguments as in `fit_reference`. No Hessian is taken, so that there need not be a Gaussian at the mode.
+    Arguments as in `fit_reference`. No Hessian is taken, so that there need not be a Gaussian at the mode. Each search
+    ends when ten steps gain less than 0.01 nats, which is nothing beside the posterior's own spread; one that does not
+    end warns.
 
     Examples
     --------
@@ -161,27 +148,20 @@ def reference_mode(
     >>> field = gradient_field(cells.center, cells.scale, "linear")
     >>> mode = reference_mode(SnapshotModel(ReferenceSDE(field, constant_volatility())), cells, starts=2)
     >>> sorted(mode.theta)
-    ['push', 'strength', 'volatility']
+    ['push', 'volatility']
     """
     model.check(snapshots)
     with tqdm(total=starts + 1, desc="reference_mode", disable=not progress) as bar:
-        model, problem, near, agree = _find(model, snapshots, starts, key, bar)
+        model, problem, near, agree, finished = find_mode(model, snapshots, starts, key, bar, 1e-2)
     with problem.precision():
         value, gradient = (np.asarray(part) for part in problem.value_and_gradient(jnp.asarray(near)))
     theta = {name: value[0] for name, value in problem.constrain(near[None]).items() if name in model.sde.priors}
-    return ReferenceMode(theta, -float(value), float(np.abs(gradient).max()), agree)
-
-
-def _find(
-    model: SnapshotModel, snapshots: Snapshots, starts: int, key: Any, bar: Any
-) -> tuple[SnapshotModel, Problem, np.ndarray, int]:
-    """The model with enough substeps, its problem, a point at its mode, and how many starts lead there."""
-    rough = _rough_modes(model, snapshots, starts, key, bar)
-    model = _fine_enough(model, snapshots, rough[0])
-    problem = Problem(model, (snapshots,), {}, key, x64=True, differences=True)
-    near, agree = _polish(problem, rough)
-    bar.update()
-    return model, problem, near, agree
+    if not finished:
+        warnings.warn(
+            f"the search stopped after {MOST_STEPS} steps, still rising; give tighter priors, or another key.",
+            stacklevel=2,
+        )
+    return ReferenceMode(theta, -float(value), float(np.abs(gradient).max()), agree, finished)
 
 
 def _warn_composite(kind: str) -> None:
@@ -206,156 +186,6 @@ def _report(diagnostics: dict[str, Any]) -> None:
             "one. Raise starts, or give tighter priors.",
             stacklevel=3,
         )
-
-
-def _rough_modes(model: SnapshotModel, snapshots: Snapshots, starts: int, key: Any, bar: Any) -> list[Search]:
-    """Match moments from each start; the model's own sites where it has others than the reference's."""
-    anchor = "consecutive" if all(snapshots.observed) else "first"
-    rough = _variant(model, anchor=anchor, start="summary", jackknife=False, paths=0)
-    problem = Problem(rough, (snapshots,), {}, key, x64=True, differences=True)
-    draws = prior_draws(problem, 64 + starts, key)
-    low, high = draws.min(axis=0), draws.max(axis=0)
-    bounds = np.stack([low - (high - low), high + (high - low)], axis=1)
-    found = []
-    for start in draws[:starts]:
-        z, potential = _descend(problem, start, bounds)
-        sites = {name: value[0] for name, value in problem.constrain(z[None]).items()}
-        with problem.precision():
-            found.append(Search(problem.unravel(jnp.asarray(z)), sites, potential, _root(problem.hessian(z))))
-        bar.update()
-    if min(search.potential for search in found) > 1e5 * sum(snapshots.counts):
-        raise ValueError(
-            f"none of {starts} starts drawn from the prior gives finite moments from one snapshot to the next; give "
-            "priors in the units of the data and of its times (drift.with_priors(...))."
-        )
-    return sorted(found, key=lambda search: search.potential)
-
-
-def _root(hessian: np.ndarray) -> np.ndarray:
-    """R with R R' the inverse of a Hessian whose eigenvalues are taken positive: units in which a search is easy."""
-    spectrum, basis = np.linalg.eigh(np.where(np.isfinite(hessian), hessian, 0.0))
-    return basis / np.sqrt(np.maximum(np.abs(spectrum), 1e-8 * max(np.abs(spectrum).max(), 1e-8)))
-
-
-@lru_cache(maxsize=64)
-def _variant(model: SnapshotModel, **changes: Any) -> SnapshotModel:
-    """The same object whenever the same changes are asked for: what was compiled for it serves again."""
-    return replace(model, **changes)
-
-
-def prior_draws(problem: Problem, count: int, key: Any) -> np.ndarray:
-    """Unconstrained draws [count, p] of the prior."""
-    with problem.precision():
-        keys = jax.random.split(as_key(key), count)
-        return np.asarray(_draw_program(problem.model)(keys, (problem.args, problem.kwargs)), dtype=np.float64)
-
-
-@lru_cache(maxsize=64)
-def _draw_program(model: SnapshotModel) -> Any:
-    def draw(key: Any, data: Any) -> Any:
-        sites = trace(seed(model, key)).get_trace(*data[0], **data[1])
-        latent = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
-        return ravel_pytree({n: biject_to(s["fn"].support).inv(s["value"]) for n, s in latent.items()})[0]
-
-    return jax.jit(jax.vmap(draw, (0, None)))
-
-
-def _descend(problem: Problem, start: np.ndarray, bounds: np.ndarray | None, root: Any = None) -> tuple[Any, float]:
-    """L-BFGS from a start, in the units of `root`; potentials that are not finite are a wall."""
-    unit = np.eye(len(start)) if root is None else root
-
-    def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
-        with problem.precision():
-            value, gradient = (np.asarray(part) for part in problem.value_and_gradient(jnp.asarray(base + unit @ u)))
-        if not (np.isfinite(value) and np.isfinite(gradient).all()):
-            return 1e12, np.zeros_like(u)
-        return float(value), unit.T @ gradient
-
-    base = start if root is not None else np.zeros_like(start)
-    begin = np.zeros_like(start) if root is not None else np.clip(start, *np.asarray(bounds).T)
-    found = scipy.optimize.minimize(
-        objective, begin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500, "ftol": 1e-13}
-    )
-    return base + unit @ found.x, float(found.fun)
-
-
-def _fine_enough(model: SnapshotModel, snapshots: Snapshots, rough: Search) -> SnapshotModel:
-    """The model with substeps doubled until the integrator's error is small beside the posterior's own spread.
-
-    An error of delta transition sds in every mean moves the estimates by at most delta sqrt(particles) of their sds.
-    """
-    limit = ENOUGH / np.sqrt(sum(snapshots.counts[1:]))
-    particles = [cloud.copy() for cloud in snapshots.subsample(16).particles[:-1]]
-    if not all(snapshots.observed):
-        particles = particles[:1]
-        particles[0][:, ~np.asarray(snapshots.observed)] = rough.sites["start_mean"]
-    with jax.enable_x64(True):
-        theta = {site: jnp.asarray(rough.sites[site]) for site in model.sde.priors}
-        clouds, times, size = as_jax(particles), as_jax(snapshots.times), snapshots.magnitude
-        owner = np.repeat(np.arange(len(clouds)), [len(cloud) for cloud in clouds])
-        starts, begin, end = jnp.concatenate(clouds), times[owner], times[owner + 1]
-
-        def run(x: Any, spread: Any, begin: Any, end: Any) -> Any:
-            return _moment_program(model)(theta, x, spread, jnp.stack([begin, end]), size)
-
-        none, middle = jnp.zeros((*starts.shape, starts.shape[1])), (begin + end) / 2.0
-        while model.substeps < MOST_SUBSTEPS:
-            whole = run(starts, none, begin, end)
-            half = run(starts, none, begin, middle)
-            fine = run(half.mean, half.covariance, middle, end)
-            variance = jnp.maximum(jnp.diagonal(fine.covariance, axis1=-2, axis2=-1), JITTER * size**2)
-            off = jnp.abs(fine.mean - whole.mean) / jnp.sqrt(variance)
-            wide = jnp.abs(jnp.diagonal(fine.covariance - whole.covariance, axis1=-2, axis2=-1)) / variance
-            if not float(jnp.maximum(off, wide).mean()) > limit:
-                return model
-            model = _variant(model, substeps=2 * model.substeps)
-    warnings.warn(
-        f"the drift is stiff: {MOST_SUBSTEPS} integration steps between snapshots leave an error that matters; check "
-        "the units of times and rates.",
-        stacklevel=3,
-    )
-    return model
-
-
-@lru_cache(maxsize=64)
-def _moment_program(model: SnapshotModel) -> Any:
-    def run(theta: Any, x: Any, spread: Any, clock: Any, size: Any) -> Any:
-        return jax.tree.map(lambda a: a[0], moments(model.sde, theta, x, clock, model.substeps, spread, size))
-
-    return jax.jit(run)
-
-
-def _polish(problem: Problem, rough: list[Search]) -> tuple[np.ndarray, int]:
-    """The best mode of the model itself from the distinct best rough ones, and how many starts lead there."""
-    groups: list[list[Search]] = []
-    for search in rough:
-        if groups and search.potential - groups[-1][0].potential < SAME * max(1.0, 1e-3 * abs(search.potential)):
-            groups[-1].append(search)
-        else:
-            groups.append([search])
-    default = problem.unravel(jnp.asarray(problem.start))
-    ends: list[tuple[float, int, np.ndarray]] = []
-    for group in groups[:POLISHED]:
-        start, root = _lift(default, group[0])
-        z, potential = _descend(problem, start, None, root)
-        if potential < 1e12:
-            ends.append((potential, len(group), z))
-    if not ends:
-        raise ValueError(
-            "no start gives finite moments over the whole horizon; tighter priors may help, or closer snapshots."
-        )
-    best = min(ends, key=lambda end: end[0])
-    return best[2], sum(count for value, count, _ in ends if value - best[0] < SAME)
-
-
-def _lift(default: dict[str, Any], rough: Search) -> tuple[np.ndarray, np.ndarray]:
-    """Start [p] and root [p, p] of a problem that may have more sites than the rough one had."""
-    with jax.enable_x64(True):
-        start = np.asarray(ravel_pytree({name: rough.free.get(name, value) for name, value in default.items()})[0])
-    known = np.concatenate([np.full(np.size(value), name in rough.free) for name, value in sorted(default.items())])
-    root = np.diag(np.where(known, 0.0, 0.1))
-    root[np.ix_(known, known)] = rough.root
-    return start, root
 
 
 def _settle(problem: Problem, z: np.ndarray, options: LaplaceOptions) -> tuple[np.ndarray, np.ndarray, float]:

@@ -85,7 +85,7 @@ def drift_or_diffusion(posterior: GaussianPosterior, samples: int = 8, key: Any 
     """
     import pandas as pd
 
-    from tercet.inference.references import prior_draws
+    from tercet.inference.reference_search import prior_draws
 
     model, _ = model_and_data(posterior)
     problem = posterior.context.problem

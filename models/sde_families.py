@@ -191,7 +191,7 @@ def coupled_springs(masses: int, dim: int = 1) -> Drift:
 
 
 def gradient_field(
-    center: ArrayLike, scale: ArrayLike, potential: str = "mlp", width: int = 16, strength: float | None = None
+    center: ArrayLike, scale: ArrayLike, potential: str = "mlp", width: int = 16, strength: float | None = 0.5
 ) -> Drift:
     """B = -grad U for a linear, quadratic or neural potential on standardised coordinates z = (x - center) / scale.
 
@@ -199,16 +199,17 @@ def gradient_field(
     - quadratic: U = z' A z / 2 - push . z with A symmetric (site `curvature`, its upper triangle);
     - mlp: the linear one plus sum_h out_h tanh(W_h . z + bias_h), whose gradient is bounded: particles cannot explode.
 
-    Drift is in units of `scale` a time unit. Every weight has a zero-mean Normal prior whose common scale `strength`
-    is learned (HalfNormal(1)) unless given: the data must ask for a drift. Choose between potentials by held-out
-    snapshots (`tercet.inference.choose_reference`).
+    Drift is in units of `scale` a time unit, `strength` times weights with standard Normal priors: the data must ask
+    for a drift. Choose between potentials by held-out snapshots (`tercet.inference.choose_reference`).
 
     Parameters
     ----------
     center, scale : arrays [d], for example mean and sd of all particles (`Snapshots.center`, `Snapshots.scale`)
     potential : "linear", "quadratic" or "mlp"
     width : hidden units of the mlp
-    strength : prior scale of the drift, or None to learn it
+    strength : prior scale of the drift: 0.5 for times in which a cloud moves by about its width in one unit; None to
+        learn it under HalfNormal(1), for linear and quadratic potentials only: at the joint mode a neural potential
+        takes a large strength and many small weights, which fits noise
     """
     middle = as_floats("center", center, 1).astype(np.float64)
     unit = as_floats("scale", scale, 1).astype(np.float64)
@@ -219,7 +220,7 @@ def gradient_field(
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}.")
     if strength is not None and not 0 < strength < np.inf:
-        raise ValueError(f"strength must be positive and finite, got {strength}; leave it out to learn it.")
+        raise ValueError(f"strength must be positive and finite, got {strength}; None learns it.")
     dim = len(middle)
     rows, columns = np.triu_indices(dim)
 

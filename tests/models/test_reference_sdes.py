@@ -144,7 +144,7 @@ def potential_energy(potential: str, theta: Any, x: np.ndarray) -> float:
 @pytest.mark.parametrize("potential", ["linear", "quadratic", "mlp"])
 def test_gradient_field_falls_down_its_potential(potential: str, rng: np.random.Generator) -> None:
     """In standardised coordinates: dz/dt = -strength dU/dz, by central differences of a potential written out."""
-    drift = gradient_field(CENTER, SCALE, potential, width=5)
+    drift = gradient_field(CENTER, SCALE, potential, width=5, strength=None)
     theta, states = draw(drift.priors, rng), CENTER + SCALE * rng.normal(size=(5, 3))
     found = drifts(known(drift), theta, states) / SCALE
     for x, velocity in zip(states, found, strict=True):
@@ -162,7 +162,7 @@ def test_gradient_field_falls_down_its_potential(potential: str, rng: np.random.
 
 def test_gradient_fields_bound_holds_however_far(rng: np.random.Generator) -> None:
     """|b_i| <= strength scale_i (|push_i| + sum_h |out_h W_hi| / sqrt(width)), and no NaN in the Jacobian far out."""
-    drift = gradient_field(CENTER, SCALE)
+    drift = gradient_field(CENTER, SCALE, strength=None)
     theta, states = draw(drift.priors, rng), rng.normal(size=(20, 3)) * 10.0 ** rng.integers(0, 12, (20, 1))
     bound = np.abs(theta["push"]) + np.abs(theta["out"][:, None] * theta["weights"]).sum(axis=0) / 4.0
     assert (np.abs(drifts(known(drift), theta, states)) <= theta["strength"] * SCALE * bound * (1 + 1e-9)).all()
