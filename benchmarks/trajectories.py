@@ -87,7 +87,7 @@ def child(name: str, draws: int, file: str | None) -> None:
     if file:
         stored = np.load(file)
         keep = slice(0, 10) if name.endswith("200") else slice(None, None, 2)
-        given = Snapshots(stored["snapshots"][keep], stored["times"][keep])
+        given = Snapshots(stored["snapshots"][keep], stored["times"][keep], names=model.sde.names)
         if name.endswith("50"):
             halves = stored["times"][1::2]
     imported = time.perf_counter() - begin

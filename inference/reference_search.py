@@ -22,7 +22,8 @@ from tercet.models.linear_noise import moments
 from tercet.models.snapshots import JITTER, SnapshotModel
 
 SAME = 1e-2  # two modes are one where their log posteriors differ by less
-POLISHED = 2  # distinct rough modes that are followed up
+POLISHED = 2  # distinct rough modes that are followed up,
+HOPELESS = 0.25  # the second only where it is worse by less than this many nats a particle
 MOST_SUBSTEPS = 320
 MOST_STEPS = 500
 ENOUGH = 0.1  # integration error allowed, in posterior standard deviations (an upper bound)
@@ -207,7 +208,10 @@ def _polish(problem: Problem, rough: list[Search], gain: float) -> tuple[np.ndar
             groups.append([search])
     default = problem.unravel(jnp.asarray(problem.start))
     ends: list[tuple[float, int, np.ndarray, bool]] = []
+    hopeless = groups[0][0].potential + HOPELESS * sum(problem.args[0].counts)
     for group in groups[:POLISHED]:
+        if ends and group[0].potential > hopeless:
+            break
         start, root = _lift(default, group[0])
         z, potential, finished = _descend(problem, start, None, root, gain)
         if potential < 1e12:
