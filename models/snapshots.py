@@ -200,14 +200,13 @@ class SnapshotModel:
         owner, fill = _rows([len(source) for source in sources])
 
         def together(theta: Theta, sources: Any, spreads: Any, times: Any, size: Any) -> Moments:
-            if self.sde.affine:  # all particles of an interval share one matrix
-                steps = [
-                    moments(self.sde, theta, sources[fill[k]], times[k : k + 2], self.substeps, spreads[k], size)
-                    for k in range(len(fill))
-                ]
-                return _shared(jax.tree.map(lambda *parts: jnp.concatenate(parts), *steps), self.sde)
-            clock = jnp.stack([times[owner], times[owner + 1]])
             spread = jnp.stack(spreads) if self.start == "summary" else None
+            if self.sde.affine:  # all particles of an interval follow the one at their middle, by its flow
+                middle, clock = sources[fill].mean(axis=1), jnp.stack([times[:-1], times[1:]])
+                found = moments(self.sde, theta, middle, clock, self.substeps, spread, size, flow=True)
+                apart = jnp.einsum("kab,knb->kna", found.flow[0], sources[fill] - middle[:, None])
+                return Moments(found.mean[0][:, None] + apart, found.covariance[0][:, None])
+            clock = jnp.stack([times[owner], times[owner + 1]])
             found = moments(self.sde, theta, sources, clock, self.substeps, spread, size)
             return jax.tree.map(lambda a: a[0][fill], found)
 
