@@ -26,6 +26,7 @@ SDE = ReferenceSDE(lotka_volterra(), proportional_volatility())
 ARMS = {
     "first, Hessian": (SnapshotModel(SDE), "hessian"),
     "first, sandwich": (SnapshotModel(SDE), "sandwich"),
+    "first, Gaussian start": (SnapshotModel(SDE, start="gaussian"), "hessian"),
     "consecutive, Hessian": (SnapshotModel(SDE, anchor="consecutive"), "hessian"),
     "consecutive, sandwich": (SnapshotModel(SDE, anchor="consecutive"), "sandwich"),
     "consecutive, jackknife, sandwich": (SnapshotModel(SDE, anchor="consecutive", jackknife=True), "sandwich"),
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=50)
     parser.add_argument("--times", type=int, default=5, help="snapshots at 0, 1, ..., this less one")
     parser.add_argument("--start-width", type=float, default=0.1, help="side of the square of starts")
-    parser.add_argument("--starts", type=int, default=2)
+    parser.add_argument("--starts", type=int, default=4)
     parser.add_argument("--arms", nargs="*", default=list(ARMS))
     parser.add_argument("--out", type=Path, help="write every interval here, as CSV")
     args = parser.parse_args()

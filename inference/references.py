@@ -79,7 +79,8 @@ def fit_reference(
     ValueError
         Snapshots that do not fit the model; no start gives finite moments.
     numpy.linalg.LinAlgError
-        The Hessian is not positive definite: some direction of the parameters is not determined by data or prior.
+        The Hessian is not positive definite: some direction of the parameters is not determined by data or prior, or
+        no start led to a mode.
 
     References
     ----------
@@ -190,10 +191,23 @@ def _report(diagnostics: dict[str, Any]) -> None:
 
 def _settle(problem: Problem, z: np.ndarray, options: LaplaceOptions) -> tuple[np.ndarray, np.ndarray, float]:
     """Newton steps from a point near the mode: mode, lower Cholesky factor of the Hessian there, gradient."""
-    factor, norm = curvature_factor(problem, z, options), float("inf")
-    for _ in range(10):
+
+    def gradient_at(z: np.ndarray) -> np.ndarray:
         with problem.precision():
-            gradient = np.asarray(problem.value_and_gradient(jnp.asarray(z))[1])
+            return np.asarray(problem.value_and_gradient(jnp.asarray(z))[1])
+
+    try:
+        factor, norm = curvature_factor(problem, z, options), float("inf")
+    except np.linalg.LinAlgError as error:
+        steep = float(np.abs(gradient_at(z)).max())
+        if steep < 1e-2:
+            raise
+        raise np.linalg.LinAlgError(
+            f"no start led to a mode: the best search stopped at a gradient of {steep:.1e}, where the posterior does "
+            "not curve down. Raise starts, take another key, or give priors nearer to the data."
+        ) from error
+    for _ in range(10):
+        gradient = gradient_at(z)
         if np.abs(gradient).max() >= norm:
             break
         mode, norm = z, float(np.abs(gradient).max())

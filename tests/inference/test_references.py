@@ -11,6 +11,7 @@ import scipy.stats
 from numpyro.infer.util import potential_energy
 
 from tercet.inference import (
+    LaplaceOptions,
     choose_reference,
     drift_or_diffusion,
     fit_reference,
@@ -21,7 +22,7 @@ from tercet.inference import (
     reference_mode,
 )
 from tercet.inference.problem import Problem
-from tercet.inference.references import influence
+from tercet.inference.references import _settle, influence
 from tercet.models import (
     Drift,
     ReferenceSDE,
@@ -275,6 +276,19 @@ def test_neural_potential_beats_no_drift_on_a_double_well(seed):
     assert choice.means["mlp"] < choice.means["Brownian"]
     mode = reference_mode(candidates["mlp"], data, starts=1)
     assert np.abs(mode.theta["out"]).max() > 0.1
+
+
+def test_searches_cut_short_say_so(monkeypatch):
+    from tercet.inference import reference_search
+
+    monkeypatch.setattr(reference_search, "MOST_STEPS", 2)
+    with pytest.warns(UserWarning, match="still rising"):
+        assert not reference_mode(FIRST, cells(0), starts=1).converged
+    problem = Problem(FIRST, (cells(0),), {}, x64=True, differences=True)
+    bent = next(z for z in np.random.default_rng(0).normal(problem.start, 2.0, (100, problem.size))
+                if np.linalg.eigvalsh(problem.hessian(z))[0] < 0.0)  # fmt: skip
+    with pytest.raises(np.linalg.LinAlgError, match="no start led to a mode"):
+        _settle(problem, bent, LaplaceOptions())
 
 
 def test_bad_questions():
