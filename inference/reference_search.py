@@ -30,12 +30,11 @@ ENOUGH = 0.1  # integration error allowed, in posterior standard deviations (an 
 
 
 class Search(NamedTuple):
-    """Where one start led: sites, constrained and not, the potential there, and a root of the inverse Hessian."""
+    """Where one start led: unconstrained, as sites, and the potential there."""
 
-    free: dict[str, Any]
+    z: np.ndarray
     sites: dict[str, Any]
     potential: float
-    root: np.ndarray | None = None
 
 
 class Found(NamedTuple):
@@ -53,21 +52,21 @@ class Found(NamedTuple):
 
 def find_mode(model: SnapshotModel, snapshots: Snapshots, starts: int, key: Any, bar: Any, gain: float) -> Found:
     """Search from draws of the prior, each descent until ten steps gain less than `gain` nats."""
-    rough = _rough_modes(model, snapshots, starts, key, bar, gain)
+    matched, rough = _rough_modes(model, snapshots, starts, key, bar, gain)
     model = _fine_enough(model, snapshots, rough[0])
     problem = Problem(model, (snapshots,), {}, key, x64=True, differences=True)
-    near, agree, finished = _polish(problem, rough, gain)
+    near, agree, finished = _polish(problem, matched, rough, gain)
     bar.update()
     return Found(model, problem, near, agree, finished)
 
 
 def _rough_modes(
     model: SnapshotModel, snapshots: Snapshots, starts: int, key: Any, bar: Any, gain: float
-) -> list[Search]:
-    """Match moments from each start; the model's own sites where it has others than the reference's."""
+) -> tuple[Problem, list[Search]]:
+    """Match moments from each start: the problem of doing so, and where each start led, best first."""
     anchor = "consecutive" if all(snapshots.observed) else "first"
-    rough = _variant(model, anchor=anchor, start="summary", jackknife=False, paths=0)
-    problem = Problem(rough, (snapshots,), {}, key, x64=True, differences=True)
+    simple = _variant(model, anchor=anchor, start="summary", jackknife=False, paths=0)
+    problem = Problem(simple, (snapshots,), {}, key, x64=True, differences=True)
     draws = prior_draws(problem, 64 + starts, key)
     low, high = draws.min(axis=0), draws.max(axis=0)
     bounds = np.stack([low - (high - low), high + (high - low)], axis=1)
@@ -75,15 +74,14 @@ def _rough_modes(
     for start in draws[:starts]:
         z, potential, _ = _descend(problem, start, bounds, None, gain)
         sites = {name: value[0] for name, value in problem.constrain(z[None]).items()}
-        with problem.precision():
-            found.append(Search(problem.unravel(jnp.asarray(z)), sites, potential, _root(problem.hessian(z))))
+        found.append(Search(z, sites, potential))
         bar.update()
     if min(search.potential for search in found) > 1e5 * sum(snapshots.counts):
         raise ValueError(
             f"none of {starts} starts drawn from the prior gives finite moments from one snapshot to the next; give "
             "priors in the units of the data and of its times (drift.with_priors(...))."
         )
-    return sorted(found, key=lambda search: search.potential)
+    return problem, sorted(found, key=lambda search: search.potential)
 
 
 def _root(hessian: np.ndarray) -> np.ndarray:
@@ -198,7 +196,7 @@ def _moment_program(model: SnapshotModel) -> Any:
     return jax.jit(run)
 
 
-def _polish(problem: Problem, rough: list[Search], gain: float) -> tuple[np.ndarray, int, bool]:
+def _polish(problem: Problem, matched: Problem, rough: list[Search], gain: float) -> tuple[np.ndarray, int, bool]:
     """The best mode of the model itself from the distinct best rough ones, how many starts lead there, found or not."""
     groups: list[list[Search]] = []
     for search in rough:
@@ -206,13 +204,12 @@ def _polish(problem: Problem, rough: list[Search], gain: float) -> tuple[np.ndar
             groups[-1].append(search)
         else:
             groups.append([search])
-    default = problem.unravel(jnp.asarray(problem.start))
     ends: list[tuple[float, int, np.ndarray, bool]] = []
     hopeless = groups[0][0].potential + HOPELESS * sum(problem.args[0].counts)
     for group in groups[:POLISHED]:
         if ends and group[0].potential > hopeless:
             break
-        start, root = _lift(default, group[0])
+        start, root = _lift(problem, matched, group[0].z)
         z, potential, finished = _descend(problem, start, None, root, gain)
         if potential < 1e12:
             ends.append((potential, len(group), z, finished))
@@ -224,11 +221,15 @@ def _polish(problem: Problem, rough: list[Search], gain: float) -> tuple[np.ndar
     return best[2], sum(count for value, count, *_ in ends if value - best[0] < SAME), best[3]
 
 
-def _lift(default: dict[str, Any], rough: Search) -> tuple[np.ndarray, np.ndarray]:
-    """Start [p] and root [p, p] of a problem that may have more sites than the rough one had."""
-    with jax.enable_x64(True):
-        start = np.asarray(ravel_pytree({name: rough.free.get(name, value) for name, value in default.items()})[0])
-    known = np.concatenate([np.full(np.size(value), name in rough.free) for name, value in sorted(default.items())])
+def _lift(problem: Problem, matched: Problem, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Start [p] and root [p, p] of a problem that may have more sites than the one in which z was found."""
+    default = problem.unravel(jnp.asarray(problem.start))
+    with matched.precision():
+        free = matched.unravel(jnp.asarray(z))
+        found = _root(matched.hessian(z))
+    with problem.precision():
+        start = np.asarray(ravel_pytree({name: free.get(name, value) for name, value in default.items()})[0])
+    known = np.concatenate([np.full(np.size(value), name in free) for name, value in sorted(default.items())])
     root = np.diag(np.where(known, 0.0, 0.1))
-    root[np.ix_(known, known)] = rough.root
+    root[np.ix_(known, known)] = found
     return start, root
