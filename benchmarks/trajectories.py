@@ -127,6 +127,44 @@ def child(name: str, draws: int, file: str | None) -> None:
     print(json.dumps(row))
 
 
+def held_out(file: Path) -> None:
+    """Real cells: references fitted to every second snapshot, judged at those between by 2-Wasserstein distance.
+
+    The sd is that of the difference to the best trivial baseline when cells are drawn anew (bootstrap of both clouds).
+    """
+    from tercet.inference import persistence, reference_mode, transport_midpoint, wasserstein
+    from tercet.inference.choosing import bridged
+    from tercet.models import ReferenceSDE, SnapshotModel, Snapshots, brownian, constant_volatility, gradient_field
+
+    stored = np.load(file)
+    clouds, times = stored["snapshots"], stored["times"]
+    seen, dim = Snapshots(list(clouds[::2]), times[::2]), clouds.shape[2]
+    fields = {"Brownian": brownian(dim)} | {
+        kind: gradient_field(seen.center, seen.scale, kind) for kind in ("linear", "quadratic")
+    }
+    models = {
+        name: SnapshotModel(ReferenceSDE(drift, constant_volatility(0.3)), anchor="consecutive")
+        for name, drift in fields.items()
+    }
+    theta = {
+        name: reference_mode(model, seen, starts=4, progress=False).theta if model.sde.priors else {}
+        for name, model in models.items()
+    }
+    rng = np.random.default_rng(0)
+    for k in range(1, len(times), 2):
+        found = {"persistence": persistence(seen, times[k]), "midpoint": transport_midpoint(seen, times[k])}
+        found |= {n: bridged(m, theta[n], seen, times[k], len(clouds[k]), 0) for n, m in models.items()}
+        again = []
+        for _ in range(50):
+            held = rng.choice(clouds[k], len(clouds[k]))
+            again.append([wasserstein(rng.choice(cloud, len(cloud)), held) for cloud in found.values()])
+        whole = [wasserstein(cloud, clouds[k]) for cloud in found.values()]
+        best = int(np.argmin(whole[:2]))
+        sd = (np.array(again) - np.array(again)[:, [best]]).std(axis=0)
+        shown = ", ".join(f"{n} {w:.3f} (sd {s:.3f})" for n, w, s in zip(found, whole, sd, strict=True))
+        print(f"{file.stem}, t = {times[k]:g}: {shown}", flush=True)
+
+
 def growth(smoke: bool) -> None:
     """One gradient of the first-anchored likelihood as particles and dimensions grow."""
     import jax
@@ -232,6 +270,8 @@ def main() -> None:
             if args.files:
                 call += ["--file", str(args.files / f"{name}.npz")]
             print(subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
+        if args.files and (args.files / "embryoid_body.npz").exists():
+            held_out(args.files / "embryoid_body.npz")
     if len(args.only) > 1:  # each in a process of its own, for the peaks of memory
         for part in [part for part in PARTS[1:] if part in args.only]:
             subprocess.run([sys.executable, __file__, "--only", part, *["--smoke"] * args.smoke], check=True)
