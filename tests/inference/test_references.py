@@ -258,13 +258,11 @@ def test_neural_potential_beats_no_drift_on_a_double_well(seed):
         "mlp": SnapshotModel(ReferenceSDE(field, constant_volatility()), anchor="consecutive"),
     }
     choice = choose_reference(candidates, data, hold_out=[1], starts=2)
-    assert choice.means["mlp"] < choice.means["Brownian"]
+    assert choice.means["mlp"] < choice.means["Brownian"] - 0.01
     assert choice.best == "mlp"
     assert set(choice.means.index) == {"Brownian", "mlp", "persistence", "transport midpoint"}
     with pytest.raises(ValueError, match="inner snapshots"):
         choose_reference(candidates, data, hold_out=[0])
-    mode = reference_mode(candidates["mlp"], data, starts=1)
-    assert np.abs(mode.theta["out"]).max() > 0.1
 
 
 def test_searches_cut_short_say_so(monkeypatch):
