@@ -72,7 +72,7 @@ def gaussian_log_densities(means: Any, covariances: Any, points: Any) -> Float[A
     precision, log_det, sound = inverse_and_log_det(covariances)
     pull = (precision * means[..., None, :]).sum(axis=-1)
     constant = -0.5 * ((pull * means).sum(axis=-1) + log_det + d * np.log(2 * np.pi))
-    if covariances.shape[-3] == 1:
+    if covariances.shape[-3] == 1 != means.shape[-2]:
         quadratic = -0.5 * ((points @ precision[..., 0, :, :]) * points).sum(axis=-1)
         logs = constant[..., :, None] + pull @ jnp.swapaxes(points, -1, -2) + quadratic[..., None, :]
     else:
