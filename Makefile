@@ -29,6 +29,8 @@ $(VENV)/.dev: $(VENV)/.base
 demo: $(VENV)/.base
 	@$(BIN)/python notebooks/demo.py $(ARGS)
 
+# One BLAS thread a worker: on small matrices two workers' threads wait for each other a hundred times longer.
+test test-slow: export OPENBLAS_NUM_THREADS := 1
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
 

@@ -1,4 +1,8 @@
 from .baseball import american_league_1987 as american_league_1987
+from .fields import Field as Field
+from .fields import SpatialTask as SpatialTask
+from .fields import gaussian_field_task as gaussian_field_task
+from .fields import line_task as line_task
 from .motion import Motion as Motion
 from .motion import motion_snapshots as motion_snapshots
 from .motion import read_amc as read_amc

@@ -23,10 +23,14 @@ from .criteria import (
 from .criteria import (
     RandomPairs as RandomPairs,
 )
+from .k_centre import SITE_CRITERIA as SITE_CRITERIA
+from .k_centre import KCentre as KCentre
 from .pool import PairCandidates as PairCandidates
 from .selection import Selection as Selection
 from .selection import select as select
 from .selection import select_pairs as select_pairs
+from .site_selection import select_sites as select_sites
+from .sites import SiteCandidates as SiteCandidates
 from .studies import (
     LearningCurve as LearningCurve,
 )

@@ -1,32 +1,35 @@
-"""What a candidate pair is worth: small frozen objects with `begin`, `score` and `update`.
+"""What a candidate is worth under a posterior: small frozen objects with `begin`, `score` and `update`.
 
 Notation: d = x_first - x_second, A the posterior covariance, q = d' A d the variance of the reward difference,
 v = p (1 - p) the information of one answer (its counterpart for other likelihoods), S = E[d d'] over target pairs.
+For sites d is the basis of the loss surface at the site, v the information of one loss, S = t t' with t' w the risk.
 """
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import scipy.linalg
 
-from tercet.designs.pool import PairPool
+from tercet.designs.contract import Candidates, LinearPool, Pool
+from tercet.designs.pool import PairCandidates, PairPool
 
 
 class State(NamedTuple):
     """What a criterion knows of a pool while a batch grows."""
 
-    pool: PairPool
+    pool: LinearPool
     scores: np.ndarray
 
 
 class GreedyState(NamedTuple):
     """State of the sequential criteria: covariance A, q = d' A d, c = d' A S A d, information v."""
 
-    pool: PairPool
+    pool: LinearPool
     covariance: np.ndarray
     q: np.ndarray
     c: np.ndarray
@@ -40,8 +43,12 @@ class Criterion(abc.ABC):
     name: ClassVar[str] = ""
     sequential: ClassVar[bool] = False
 
+    def pool(self, candidates: Candidates, posterior: Any, target: Any) -> Pool:
+        """The candidates as this criterion reads them."""
+        return candidates.pool(posterior, target)
+
     @abc.abstractmethod
-    def begin(self, pool: PairPool, rng: np.random.Generator) -> Any:
+    def begin(self, pool: Any, rng: np.random.Generator) -> Any:
         """The state before the first pick."""
 
     @abc.abstractmethod
@@ -52,15 +59,30 @@ class Criterion(abc.ABC):
     def update(self, state: Any, index: int) -> Any:
         """The state after candidate `index` has been picked."""
 
+    def choose(self, state: Any, free: np.ndarray, price: np.ndarray | None) -> tuple[int, float] | None:
+        """The next pick among the free candidates [m] (ties: the lowest index) and its gain; None ends the batch."""
+        scores = self.score(state)
+        worth = scores if price is None else scores / price
+        index = int(np.where(free, worth, -np.inf).argmax())
+        return index, float(scores[index])
+
+    def batch_gain(self, pool: Any, rng: np.random.Generator) -> float:
+        """What all candidates of a pool gain together."""
+        state, total = self.begin(pool, rng), 0.0
+        for index in range(len(pool)):
+            total += float(self.score(state)[index])
+            state = self.update(state, index)
+        return total
+
 
 @dataclass(frozen=True)
 class _OneShot(Criterion):
     """Scores once and takes the best: batches may hold near twins."""
 
     @abc.abstractmethod
-    def _scores(self, pool: PairPool, rng: np.random.Generator) -> np.ndarray: ...
+    def _scores(self, pool: Any, rng: np.random.Generator) -> np.ndarray: ...
 
-    def begin(self, pool: PairPool, rng: np.random.Generator) -> State:
+    def begin(self, pool: LinearPool, rng: np.random.Generator) -> State:
         return State(pool, self._scores(pool, rng))
 
     def score(self, state: State) -> np.ndarray:
@@ -72,11 +94,11 @@ class _OneShot(Criterion):
 
 @dataclass(frozen=True)
 class RandomPairs(_OneShot):
-    """Pairs at random: the baseline. Gains are uniform numbers without meaning."""
+    """Candidates at random: the baseline. Gains are uniform numbers without meaning."""
 
     name = "random"
 
-    def _scores(self, pool: PairPool, rng: np.random.Generator) -> np.ndarray:
+    def _scores(self, pool: Pool, rng: np.random.Generator) -> np.ndarray:
         return rng.random(len(pool))
 
 
@@ -93,6 +115,11 @@ class PublishedD(_OneShot):
 
     ridge: float = 1e-6
     name = "D-optimal (published)"
+
+    def pool(self, candidates: Candidates, posterior: Any, target: Any) -> PairPool:
+        if not isinstance(candidates, PairCandidates):
+            raise ValueError(f"criterion {self.name!r} is for pairs only; for other candidates use 'greedy D'.")
+        return candidates.pool(posterior, target)
 
     def _matrix(self, pool: PairPool) -> np.ndarray:
         return pool.gram(pool.pairs, pool.information) + self.ridge * np.eye(len(pool.target))
@@ -121,12 +148,12 @@ class PastAwareD(PublishedD):
 
 @dataclass(frozen=True)
 class PosteriorVariance(_OneShot):
-    """The largest posterior variances q = d' A d of the reward difference, best n at once."""
+    """The largest posterior variances q = d' A d of the reward difference (of the surface), best n at once."""
 
     name = "posterior variance"
 
-    def _scores(self, pool: PairPool, rng: np.random.Generator) -> np.ndarray:
-        return pool.difference.variance
+    def _scores(self, pool: LinearPool, rng: np.random.Generator) -> np.ndarray:
+        return pool.variance
 
 
 @dataclass(frozen=True)
@@ -143,14 +170,13 @@ class _Greedy(Criterion):
     sequential = True
     targeted: ClassVar[bool] = False
 
-    def begin(self, pool: PairPool, rng: np.random.Generator) -> GreedyState:
+    def begin(self, pool: LinearPool, rng: np.random.Generator) -> GreedyState:
         covariance = pool.covariance
         v = pool.information if self.plug_in else pool.expected_information
         c = np.empty(0)
         if self.targeted:
-            spectrum, basis = np.linalg.eigh(pool.target)
-            c = pool.squared_norms(covariance @ (basis * np.sqrt(np.maximum(spectrum, 0.0))))
-        return GreedyState(pool, covariance, pool.difference.variance, c, v)
+            c = pool.squared_norms(covariance @ pool.target_root)
+        return GreedyState(pool, covariance, pool.variance, c, v)
 
     def update(self, state: GreedyState, index: int) -> GreedyState:
         pool, covariance, q, c, v = state
@@ -158,7 +184,7 @@ class _Greedy(Criterion):
         g = v[index] / (1.0 + v[index] * q[index])
         t = pool.along(u)
         if self.targeted:
-            su = pool.target @ u
+            su = pool.toward(u)
             y = pool.along(covariance @ su)
             y -= (0.5 * g * (u @ su)) * t  # in place from here on: a million candidates are memory traffic
             y *= t
@@ -189,7 +215,8 @@ class GreedyD(_Greedy):
 class GreedyV(_Greedy):
     """Greedy and target-aware (V- or I-optimal): gain v d' A S A d / (1 + v q).
 
-    The gain is the fall of the average variance of the reward differences the model will be used on.
+    The gain is the fall of the average variance of the reward differences the model will be used on; for sites, of the
+    variance of the risk at the test sites.
 
     References
     ----------
@@ -210,10 +237,10 @@ CRITERIA: dict[str, Criterion] = {
 """Every criterion under the name by which `select_pairs` knows it."""
 
 
-def as_criterion(criterion: str | Criterion) -> Criterion:
+def as_criterion(criterion: str | Criterion, known: Mapping[str, Criterion] = CRITERIA) -> Criterion:
     """A criterion by name, or itself."""
     if isinstance(criterion, Criterion):
         return criterion
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion must be one of {sorted(CRITERIA)} or a Criterion, got {criterion!r}.")
-    return CRITERIA[criterion]
+    if criterion not in known:
+        raise ValueError(f"criterion must be one of {sorted(known)} or a Criterion, got {criterion!r}.")
+    return known[criterion]

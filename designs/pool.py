@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from tercet.designs.contract import Candidates, LinearPool
 from tercet.inference.posterior import Posterior
 from tercet.inference.rewards import (
     BLOCK,
@@ -26,7 +27,7 @@ from tercet.models.preferences import ComparisonModel
 
 
 @dataclass(frozen=True, eq=False)
-class PairPool:
+class PairPool(LinearPool):
     """m candidate pairs among n items, p parameters (the order effect last, where there is one).
 
     Attributes
@@ -74,6 +75,11 @@ class PairPool:
         """Posterior mean and variance [m] of each candidate's logit."""
         return self.rewards.difference(self.pairs, order=True)
 
+    @property
+    def variance(self) -> Float[np.ndarray, " m"]:
+        """Posterior variance [m] of each candidate's logit."""
+        return self.difference.variance
+
     @cached_property
     def information(self) -> Float[np.ndarray, " m"]:
         """Information of one answer at the posterior mean: p (1 - p) for Bradley-Terry."""
@@ -102,6 +108,16 @@ class PairPool:
         if self.rewards.order is not None:
             root = np.vstack([root, self.rewards.order[1]])
         return root @ root.T
+
+    @property
+    def target_root(self) -> Float[np.ndarray, "p p"]:
+        """R with R R' = S."""
+        spectrum, basis = np.linalg.eigh(self.target)
+        return basis * np.sqrt(np.maximum(spectrum, 0.0))
+
+    def toward(self, direction: np.ndarray) -> Float[np.ndarray, " p"]:
+        """Product S . direction."""
+        return self.target @ direction
 
     def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
         """Product d . direction for every candidate, d = x_first - x_second (then 1 for the order effect)."""
@@ -147,7 +163,7 @@ class PairPool:
 
 
 @dataclass(frozen=True, eq=False)
-class PairCandidates:
+class PairCandidates(Candidates):
     """Pairs of items that could be asked: what `select` chooses from."""
 
     items: Items
@@ -169,6 +185,10 @@ class PairCandidates:
         sites = {} if model.link is not None else posterior.mean()
         pairs = None if asked is None else asked.pairs
         return PairPool(self.items, self.pairs, model, sites, rewards, pairs, second_moment)
+
+    def picks(self, chosen: np.ndarray) -> Int[np.ndarray, "b 2"]:
+        """The pairs at these places."""
+        return self.pairs[chosen]
 
     def table(self, chosen: np.ndarray, pool: PairPool, gains: np.ndarray) -> Any:
         """DataFrame of the chosen pairs: ids, gain, and what the posterior says of each."""

@@ -9,9 +9,10 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike
 
 from tercet.designs.candidates import Scheme, candidate_pairs
-from tercet.designs.criteria import Criterion, as_criterion
-from tercet.designs.pool import PairCandidates, PairPool
-from tercet.inference.posterior import Posterior
+from tercet.designs.contract import Candidates
+from tercet.designs.criteria import CRITERIA, Criterion, as_criterion
+from tercet.designs.k_centre import SITE_CRITERIA
+from tercet.designs.pool import PairCandidates
 from tercet.inference.rewards import as_items
 from tercet.models._inputs import as_floats, as_generator
 from tercet.models.data import Items
@@ -28,21 +29,21 @@ class Selection(NamedTuple):
 
     Attributes
     ----------
-    chosen : the picks, best first: pairs [b, 2] for `select_pairs`
+    chosen : the picks, best first: pairs [b, 2] for `select_pairs`, positions [b] for `select_sites`
     gains : gain [b] of each pick, in the units of the criterion, given the picks before it
     expected_random : what a random batch of the same size gains in all, on average
     table : DataFrame, one row a pick
     """
 
-    chosen: Int[np.ndarray, "b 2"]
+    chosen: Int[np.ndarray, "b ..."]
     gains: np.ndarray
     expected_random: float
     table: pd.DataFrame
 
 
 def select(
-    candidates: PairCandidates,
-    posterior: Posterior,
+    candidates: Candidates,
+    posterior: Any,
     budget: int | float,
     *,
     criterion: str | Criterion = DEFAULT,
@@ -54,11 +55,11 @@ def select(
 
     Parameters
     ----------
-    candidates : what could be measured
-    posterior : what is known
+    candidates : what could be measured, PairCandidates or SiteCandidates
+    posterior : what is known (None for sites by "k-centre", which needs places only)
     budget : number of picks, or their total cost where `cost` is given
-    criterion : name or object, see `tercet.designs.CRITERIA`
-    target : what the model will be used on (None: differences of two random items)
+    criterion : name or object, see `tercet.designs.CRITERIA` and, for sites, `tercet.designs.SITE_CRITERIA`
+    target : what the model will be used on (None: differences of two random items; all candidate sites)
     cost : positive array [m], optional; the gain per cost then decides
     key : int seed or JAX key
 
@@ -66,15 +67,15 @@ def select(
     -------
     Selection
     """
-    rule = as_criterion(criterion)
+    rule = as_criterion(criterion, CRITERIA | SITE_CRITERIA)
     price = None if cost is None else _as_cost(cost, len(candidates))
     _check_budget(budget, len(candidates), price)
-    pool = candidates.pool(posterior, target)
+    pool = rule.pool(candidates, posterior, target)
     rng = as_generator(key).spawn(1)[0]  # not the stream that random candidates were drawn from
     start = rule.begin(pool, rng)
     chosen, gains = _run(rule, start, len(pool), budget, price)
     expected = _expected_random(rule, pool, start, len(chosen), rng)
-    return Selection(pool.pairs[chosen], gains, expected, candidates.table(chosen, pool, gains))
+    return Selection(candidates.picks(chosen), gains, expected, candidates.table(chosen, pool, gains))
 
 
 def select_pairs(
@@ -132,7 +133,8 @@ def select_pairs(
         raise ValueError("cost needs an explicit array of candidates, one entry a row, and no exclude.")
     pairs = candidate_pairs(known, "random" if n is not None else candidates, n, key, exclude)
     chosen_from = PairCandidates(known, pairs)
-    return select(chosen_from, posterior, budget, criterion=criterion, target=target, cost=cost, key=key)
+    rule = as_criterion(criterion)
+    return select(chosen_from, posterior, budget, criterion=rule, target=target, cost=cost, key=key)
 
 
 def _run(
@@ -150,30 +152,24 @@ def _run(
         free &= (price if price is not None else 1.0) <= left + 1e-12
         if not free.any():
             return np.array(chosen, dtype=np.int64), np.array(gains)
-        scores = rule.score(state)
-        worth = scores if price is None else scores / price
-        index = int(np.where(free, worth, -np.inf).argmax())
+        pick = rule.choose(state, free, price)
+        if pick is None:
+            return np.array(chosen, dtype=np.int64), np.array(gains)
+        index, gain = pick
         chosen.append(index)
-        gains.append(float(scores[index]))
+        gains.append(gain)
         free[index] = False
         left -= 1.0 if price is None else float(price[index])
         state = rule.update(state, index)
 
 
-def _expected_random(rule: Criterion, pool: PairPool, start: Any, size: int, rng: np.random.Generator) -> float:
+def _expected_random(rule: Criterion, pool: Any, start: Any, size: int, rng: np.random.Generator) -> float:
     if size == 0:
         return 0.0
     if not rule.sequential:
         return float(size * rule.score(start).mean())
-    totals = []
-    for _ in range(RANDOM_BATCHES):
-        state = rule.begin(pool.sample(rng.choice(len(pool), size=size, replace=False)), rng)
-        total = 0.0
-        for index in range(size):
-            total += float(rule.score(state)[index])
-            state = rule.update(state, index)
-        totals.append(total)
-    return float(np.mean(totals))
+    batches = (pool.sample(rng.choice(len(pool), size=size, replace=False)) for _ in range(RANDOM_BATCHES))
+    return float(np.mean([rule.batch_gain(batch, rng) for batch in batches]))
 
 
 def _as_cost(cost: ArrayLike, size: int) -> np.ndarray:

@@ -3,6 +3,9 @@ from .data import Items as Items
 from .data import Sites as Sites
 from .data import Snapshots as Snapshots
 from .data import project as project
+from .frames import Frame as Frame
+from .geometry import distances as distances
+from .loss_surfaces import LossSurface as LossSurface
 from .preferences import (
     BradleyTerry as BradleyTerry,
 )

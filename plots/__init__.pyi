@@ -1,5 +1,10 @@
 from .abilities import plot_abilities as plot_abilities
 from .calibration import plot_calibration as plot_calibration
 from .learning import plot_learning_curve as plot_learning_curve
+from .spatial import plot_bound as plot_bound
+from .spatial import plot_distances as plot_distances
+from .spatial import plot_infill as plot_infill
+from .spatial import plot_risks as plot_risks
+from .spatial import plot_sites as plot_sites
 from .trajectories import plot_bands as plot_bands
 from .trajectories import plot_paths as plot_paths

@@ -1,0 +1,158 @@
+"""The numbers of the SNN paper (Burt, Shen, Broderick 2024, arXiv 2402.03527, section 5), again.
+
+python benchmarks/spatial_study.py                            # ten seeds, a few minutes
+python benchmarks/spatial_study.py --seeds 100 --out FILE     # the whole study; goes on where FILE ends
+python benchmarks/spatial_study.py --smoke
+
+grid, point: absolute error of the estimated risk (median over seeds), n validation sites, and the k that SNN chose.
+line: how often the better of two models is chosen, by holdout and by SNN. SNN is told the paper's constants: loss bound
+1, Lipschitz constant 1, `published=True`. One simulation a seed serves every n: the sites grow one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import linprog
+
+from tercet.datasets import gaussian_field_task, line_task
+from tercet.inference import compare_risks, holdout_risk, nearest_neighbour_risk, pointwise_losses, snn_risk
+from tercet.models.kernels import covariance
+
+SIZES = (250, 500, 1000, 2000, 4000, 8000)
+LINE_SIZES = tuple(range(5, 76, 10))
+RIDGE = 0.1
+PAPER = {
+    ("grid", 250): (0.0329, 0.0276, 0.0276),
+    ("grid", 8000): (0.0232, 0.0059, 0.0052),
+    ("point", 250): (0.0315, 0.0919, 0.0262),
+    ("point", 8000): (0.0331, 0.1021, 0.0146),
+}
+PAPER_LINE = {"holdout": (25, 13, 7, 5, 3, 5, 2, 3), "SNN": (41, 80, 94, 98, 100, 100, 100, 100)}
+
+
+def kernel_ridge(train: Any, kernel: str) -> Any:
+    """Predict from the first covariate and the coordinates: the second covariate is left out, as in the paper."""
+
+    def similar(a: Any, b: Any) -> np.ndarray:
+        return covariance(kernel, a.covariates[:, :1], b.covariates[:, :1], 1.0) + 0.5 * covariance(
+            kernel, a.sites.coordinates, b.sites.coordinates, 0.5
+        )
+
+    whole = similar(train, train)
+    whole[np.diag_indices_from(whole)] += RIDGE
+    dual = cho_solve(cho_factor(whole, lower=True), train.response)
+    return lambda field: similar(field, train) @ dual
+
+
+def field_rows(task: str, seed: int, sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    simulated = gaussian_field_task(task, max(sizes), seed)
+    predict = kernel_ridge(simulated.train, "matern 3/2" if task == "grid" else "squared exponential")
+    test = simulated.test
+    truth = float(np.minimum(np.square(test.response - predict(test)), 1.0).mean())
+    losses = pointwise_losses(simulated.validation.response, predict(simulated.validation), bound=1.0)
+    sites = simulated.validation.sites.coordinates
+    for n in sizes:
+        known = losses[:n], sites[:n], test.sites
+        found = {
+            "holdout": holdout_risk(*known),
+            "1NN": nearest_neighbour_risk(*known),
+            "SNN": snn_risk(*known, lipschitz=1.0, loss_bound=1.0, published=True),
+        }
+        for method, risk in found.items():
+            error = abs(risk.estimate - truth)
+            yield {"task": task, "seed": seed, "n": n, "method": method, "error": error, "k": risk.k}
+
+
+def line_rows(seed: int) -> Iterator[dict[str, Any]]:
+    """The constant .25 against the line of least absolute error, judged at the test sites by either estimator."""
+    simulated = line_task(max(LINE_SIZES), seed)
+    x, y = simulated.train.sites.coordinates[:, 0], simulated.train.response
+    ones = np.ones((len(x), 1))
+    design = np.column_stack([ones, x])
+    answer = linprog(  # least absolute deviations: y = design b + plus - minus
+        np.concatenate([np.zeros(2), np.ones(2 * len(x))]),
+        A_eq=np.hstack([design, np.eye(len(x)), -np.eye(len(x))]),
+        b_eq=y,
+        bounds=[(None, None)] * 2 + [(0, None)] * (2 * len(x)),
+    )
+    models = {"constant": lambda s: np.full(len(s), 0.25), "line": lambda s: answer.x[0] + answer.x[1] * s[:, 0]}
+    test = simulated.test
+    truths = {name: np.abs(test.response[0] - f(test.sites.coordinates)).mean() for name, f in models.items()}
+    better = min(truths, key=lambda name: truths[name])
+    for n in LINE_SIZES:
+        sites, seen = simulated.validation.sites.coordinates[:n], simulated.validation.response[:n]
+        losses = {name: pointwise_losses(seen, f(sites), "absolute", bound=1.0) for name, f in models.items()}
+        for method in ("holdout", "SNN"):
+            told = {"lipschitz": 1.0, "loss_bound": 1.0, "published": True} if method == "SNN" else {}
+            estimator = snn_risk if method == "SNN" else holdout_risk
+            chosen = compare_risks(losses, sites, test.sites, lambda *of, e=estimator, t=told: e(*of, **t)).index[0]
+            yield {"task": "line", "seed": seed, "n": n, "method": method, "error": float(chosen != better), "k": 0}
+
+
+def report(rows: pd.DataFrame) -> None:
+    for task in ("grid", "point"):
+        mine = rows[rows.task == task]
+        if mine.empty:
+            continue
+        print(f"\n{task}: median absolute error of {mine.seed.nunique()} seeds, the paper's in brackets")
+        table = mine.pivot_table(index="n", columns="method", values="error", aggfunc="median")
+        for n, row in table.iterrows():
+            paper = PAPER.get((task, int(n)))
+            cells = [
+                f"{row[method]:.4f}" + (f" ({paper[i]:.4f})" if paper else "         ")
+                for i, method in enumerate(("holdout", "1NN", "SNN"))
+            ]
+            ks = mine[(mine.n == n) & (mine.method == "SNN")].k.value_counts(normalize=True).sort_index()
+            print(f"{n:>6}  " + "  ".join(cells) + "   k: " + ", ".join(f"{k} {share:.0%}" for k, share in ks.items()))
+    mine = rows[rows.task == "line"]
+    for method, paper in PAPER_LINE.items():
+        right = 1 - mine[mine.method == method].groupby("n").error.mean()
+        if len(right):
+            cells = ", ".join(f"{n}: {value:.0%} ({p} %)" for (n, value), p in zip(right.items(), paper, strict=False))
+            print(f"\nline, {method} right: {cells}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--tasks", nargs="+", default=["line", "point", "grid"])
+    parser.add_argument("--out", type=Path, help="CSV of all errors; seeds that are in it are not run again")
+    parser.add_argument("--smoke", action="store_true")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", message="a test site lies")
+    sizes = SIZES[:1] if args.smoke else SIZES
+    seeds = 2 if args.smoke else args.seeds
+    rows: list[dict[str, Any]] = []
+    if args.out and args.out.exists():
+        rows = pd.read_csv(args.out).to_dict("records")
+    done = {(row["task"], row["seed"]) for row in rows}
+    begin = time.time()
+    for task in args.tasks:
+        for seed in range(seeds):
+            if (task, seed) in done:
+                continue
+            new = list(line_rows(seed) if task == "line" else field_rows(task, seed, sizes))
+            rows += new
+            if args.out:
+                fresh = not args.out.exists()
+                with args.out.open("a", newline="") as file:
+                    writer = csv.DictWriter(file, list(new[0]))
+                    if fresh:
+                        writer.writeheader()
+                    writer.writerows(new)
+    report(pd.DataFrame(rows))
+    print(f"\n{time.time() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

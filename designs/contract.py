@@ -1,0 +1,84 @@
+"""What `select` asks of candidates, and what a criterion asks of them once a posterior is known."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+
+class Pool(abc.ABC):
+    """m candidates with everything a criterion reads of them."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def sample(self, index: np.ndarray) -> Any:
+        """A pool of these candidates alone: costs what it holds."""
+
+
+class LinearPool(Pool):
+    """Candidates under a Gaussian posterior of p parameters: a label tells of d'w, d the candidate's row [p]."""
+
+    @property
+    @abc.abstractmethod
+    def variance(self) -> Float[np.ndarray, " m"]:
+        """Posterior variance d' A d of what each label would tell of."""
+
+    @property
+    @abc.abstractmethod
+    def information(self) -> Float[np.ndarray, " m"]:
+        """Information of one label at the posterior mean."""
+
+    @property
+    @abc.abstractmethod
+    def expected_information(self) -> Float[np.ndarray, " m"]:
+        """Information of one label averaged over the posterior."""
+
+    @property
+    @abc.abstractmethod
+    def covariance(self) -> Float[np.ndarray, "p p"]:
+        """Posterior covariance A of the parameters."""
+
+    @property
+    @abc.abstractmethod
+    def target_root(self) -> Float[np.ndarray, "p k"]:
+        """R with R R' = S, the second moment of the rows that matter."""
+
+    @abc.abstractmethod
+    def toward(self, direction: np.ndarray) -> Float[np.ndarray, " p"]:
+        """Product S . direction."""
+
+    @abc.abstractmethod
+    def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
+        """Product d . direction for every candidate."""
+
+    @abc.abstractmethod
+    def row(self, index: int) -> Float[np.ndarray, " p"]:
+        """The row d of one candidate."""
+
+    @abc.abstractmethod
+    def squared_norms(self, root: np.ndarray) -> Float[np.ndarray, " m"]:
+        """Squared norm |root' d|^2 of every candidate, root [p, k]."""
+
+
+class Candidates(abc.ABC):
+    """What could be measured: what `select` chooses from."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def pool(self, posterior: Any, target: Any) -> LinearPool:
+        """These candidates under a posterior."""
+
+    @abc.abstractmethod
+    def picks(self, chosen: np.ndarray) -> np.ndarray:
+        """What `Selection.chosen` says of the candidates at these places."""
+
+    @abc.abstractmethod
+    def table(self, chosen: np.ndarray, pool: Any, gains: np.ndarray) -> Any:
+        """DataFrame, one row a pick."""
