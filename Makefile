@@ -55,10 +55,15 @@ types: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py $(ARGS)
 	$(BIN)/python benchmarks/trajectories.py
+	$(BIN)/python benchmarks/spatial.py
+	$(BIN)/python benchmarks/local_regression.py
 
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py --smoke
 	$(BIN)/python benchmarks/trajectories.py --smoke
+	$(BIN)/python benchmarks/spatial.py --smoke
+	$(BIN)/python benchmarks/local_regression.py --smoke
+	$(BIN)/python benchmarks/spatial_study.py --smoke
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python notebooks/execute.py $(ARGS)

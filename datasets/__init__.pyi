@@ -1,3 +1,5 @@
+from .airfields import Airfields as Airfields
+from .airfields import airfields as airfields
 from .baseball import american_league_1987 as american_league_1987
 from .fields import Field as Field
 from .fields import SpatialTask as SpatialTask

@@ -88,14 +88,14 @@ def infill_check(
     --------
     >>> import numpy as np
     >>> from tercet.inference import holdout_risk, infill_check, nearest_neighbour_risk
-    >>> sites = np.random.default_rng(0).beta(2, 1, size=(100, 1))
-    >>> grid = np.linspace(0, 1, 400)[:, None]
+    >>> sites = np.random.default_rng(0).beta(2, 1, size=(40, 1))
+    >>> grid = np.linspace(0.1, 1, 2000)[:, None]
     >>> check = infill_check({"holdout": holdout_risk, "1NN": nearest_neighbour_risk}, sites, grid)
     >>> check.passes
     {'holdout': False, '1NN': True}
     """
     import pandas as pd
-    from tqdm.auto import tqdm
+    from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
     here = as_sites("validation", validation)
     there = as_sites("test", test, here.metric)

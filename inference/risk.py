@@ -19,7 +19,7 @@ FAR = 3.0
 """Test sites farther from validation than this many fill distances of the validation sites are warned about."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Risk:
     """Average loss at the test sites, estimated from losses at validation sites.
 
@@ -36,6 +36,7 @@ class Risk:
     spread : half-width of the bound's noise term, M sqrt(log(2 / delta) / 2) |w|, where a bound was minimised
     loss_bound : M, given or the largest loss seen
     delta : probability that the bound leaves to chance
+    limits : between which every loss, and so the risk, is known to lie; intervals end there
     ladder : for each k looked at: k, L x distance to the k-th neighbour, noise term
     """
 
@@ -50,6 +51,7 @@ class Risk:
     spread: float | None = None
     loss_bound: float | None = None
     delta: float | None = None
+    limits: tuple[float, float] = (-np.inf, np.inf)
     ladder: tuple[tuple[int, float, float], ...] = ()
 
     @property
@@ -71,7 +73,7 @@ class Risk:
         and Phi(D / s) - Phi(-(2 b + D) / s) = level. Without one it is the normal interval, which knows no bias.
         """
         half = bias_aware_half_length(self.bias or 0.0, self.standard_error, level)
-        return self.estimate - half, self.estimate + half
+        return max(self.estimate - half, self.limits[0]), min(self.estimate + half, self.limits[1])
 
     def __repr__(self) -> str:
         low, high = self.interval()

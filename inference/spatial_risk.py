@@ -143,6 +143,7 @@ def snn_risk(
             best, least, spread = rung, far + noise, noise
     assert best is not None
     terms = {"spread": spread, "loss_bound": bound, "delta": chance, "ladder": tuple(ladder)}
+    terms["limits"] = (0.0, np.inf if loss_bound is None else bound)
     return _neighbour_risk("SNN", values, tree, best, lipschitz, **terms)
 
 

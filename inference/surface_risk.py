@@ -17,10 +17,12 @@ from tercet.models.geometry import as_sites
 
 BLOCK = 2_000
 """Test sites whose basis functions are held at once."""
+LOOKED_AT = 500
+"""Sites at which gradients are taken, at most: a quantile needs no more."""
 CHAINS = 4
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SurfaceRisk:
     """Posterior of the mean expected loss at the test sites.
 
@@ -52,6 +54,10 @@ class SurfaceRisk:
         """Equal-tailed credible interval."""
         low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
+
+    def __repr__(self) -> str:
+        low, high = self.interval()
+        return f"SurfaceRisk({self.estimate:.4g}, 90 % credible {low:.4g} to {high:.4g})"
 
     def to_arviz(self) -> Any:
         """ArviZ container with the variable `risk`, independent draws shown as four chains."""
@@ -89,7 +95,7 @@ def surface_risk(
     >>> rng = np.random.default_rng(0)
     >>> sites = rng.uniform(size=(200, 1))
     >>> losses = np.exp(sites[:, 0] + 0.3 * rng.normal(size=200))
-    >>> fit = laplace(LossSurface.around(losses, sites), sites, losses)
+    >>> fit = laplace(LossSurface.around(losses, sites, family="log-normal"), sites, losses)
     >>> low, high = surface_risk(fit, [[0.1], [0.2]]).interval()
     >>> bool(low < np.exp(0.15 + 0.3**2 / 2) < high)
     True
@@ -134,8 +140,8 @@ def lipschitz_constant(
     """
     found = surface_draws(posterior, draws, key)
     frame, known = found.model.frame, as_sites("sites", sites, found.model.frame.metric)
-    if len(known) > BLOCK:
-        known = Sites(known.coordinates[as_generator(key).choice(len(known), BLOCK, replace=False)], known.metric)
+    if len(known) > LOOKED_AT:
+        known = Sites(known.coordinates[as_generator(key).choice(len(known), LOOKED_AT, replace=False)], known.metric)
     places = frame.coordinates(known)
     gradient = found.gradients(places)
     if frame.metric == "sphere" and not frame.flat:  # along the sphere only

@@ -12,7 +12,7 @@ import scipy.linalg
 from tercet.inference.posterior import Posterior
 from tercet.models._inputs import as_generator, as_jax
 from tercet.models.geometry import as_sites
-from tercet.models.kernels import frequencies, slope_over_distance
+from tercet.models.kernels import frequencies, slope_over_distance, squares
 from tercet.models.loss_surfaces import JITTER, LossSurface
 
 FEATURES = 1_000
@@ -77,10 +77,13 @@ class _Paths(NamedTuple):
 
     def gradients(self, places: np.ndarray) -> np.ndarray:
         wave = -np.sin(self.frequency @ places.T + self.phase[:, None])
-        apart = places[:, None] - self.sites
-        steep = self.amplitude**2 * slope_over_distance(self.model.kernel, np.square(apart).sum(axis=-1), self.length)
+        gap = squares(self.sites, places)
+        steep = self.amplitude**2 * slope_over_distance(self.model.kernel, gap, self.length)
+        whole = self.pull @ steep
         axes = [
-            (self.weight * self.frequency[:, axis]) @ wave + self.pull @ (steep * apart[:, :, axis]).T
+            (self.weight * self.frequency[:, axis]) @ wave
+            + whole * places[:, axis]
+            - (self.pull * self.sites[:, axis]) @ steep
             for axis in range(places.shape[1])
         ]
         return np.stack(axes, axis=-1)

@@ -23,22 +23,27 @@ def covariance(kernel: str, x: Any, y: Any, length: Any) -> Any:
     Rasmussen, Williams (2006), Gaussian Processes for Machine Learning, section 4.2.
     """
     xp: Any = jnp if any(isinstance(each, jax.Array) for each in (x, y, length)) else np
-    squares = xp.square(x).sum(axis=-1)[:, None] + xp.square(y).sum(axis=-1) - 2 * x @ y.T
-    squares = xp.maximum(squares, 0.0) / length**2
+    gap = squares(x, y) / length**2
     if kernel == "squared exponential":
-        return xp.exp(-0.5 * squares)
-    u = xp.sqrt(2 * SMOOTHNESS[kernel] * squares + 1e-30)  # a derivative at zero, too
+        return xp.exp(-0.5 * gap)
+    u = xp.sqrt(2 * SMOOTHNESS[kernel] * gap + 1e-30)  # a derivative at zero, too
     if kernel == "matern 1/2":
         return xp.exp(-u)
     return (1 + u) * xp.exp(-u) if kernel == "matern 3/2" else (1 + u + u**2 / 3) * xp.exp(-u)
 
 
-def slope_over_distance(kernel: str, squares: np.ndarray, length: float) -> np.ndarray:
+def squares(x: Any, y: Any) -> Any:
+    """Squared Euclidean distances [n, m]."""
+    xp: Any = jnp if any(isinstance(each, jax.Array) for each in (x, y)) else np
+    return xp.maximum(xp.square(x).sum(axis=-1)[:, None] + xp.square(y).sum(axis=-1) - 2 * x @ y.T, 0.0)
+
+
+def slope_over_distance(kernel: str, gap: np.ndarray, length: float) -> np.ndarray:
     """k'(r) / r [n, m] at squared distances r^2: the gradient of k(|x - y|) in x is this times x - y."""
     if kernel == "squared exponential":
-        return -np.exp(-0.5 * squares / length**2) / length**2
+        return -np.exp(-0.5 * gap / length**2) / length**2
     nu = SMOOTHNESS[kernel]
-    u = np.sqrt(2 * nu * squares) / length
+    u = np.sqrt(2 * nu * gap) / length
     if nu == 1.5:
         return -3 * np.exp(-u) / length**2
     if nu == 2.5:

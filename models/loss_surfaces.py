@@ -23,7 +23,7 @@ from tercet.models.data import Sites
 from tercet.models.frames import Frame
 from tercet.models.kernels import KERNELS, SMOOTHNESS, covariance
 
-FAMILIES = ("log-normal", "gamma", "normal", "student")
+FAMILIES = ("normal", "log-normal", "gamma", "student")
 WALL = 1.5
 """Half-width of the box of the basis, in units of the frame: beyond the sites, where it is forced to zero."""
 BASIS = {1: 64, 2: 24, 3: 12}
@@ -35,9 +35,9 @@ JITTER = 1e-8
 class LossSurface:
     """Losses at sites, around a surface f(s) = level + Gaussian process: `model(sites, losses)`.
 
+    normal      loss ~ Normal(f(s), noise^2),               expected loss f
     log-normal  log loss ~ Normal(f(s), noise^2),           expected loss exp(f + noise^2 / 2)
     gamma       loss ~ Gamma(shape, mean exp(f(s))),        expected loss exp(f)
-    normal      loss ~ Normal(f(s), noise^2),               expected loss f
     student     loss ~ StudentT(freedom, f(s), noise),      expected loss f
 
     The process has variance amplitude^2 and the named kernel with `length`. Exact, it costs n^3 (a few thousand
@@ -48,7 +48,8 @@ class LossSurface:
     Parameters
     ----------
     frame : Frame
-    family : see above; the first two need positive losses
+    family : see above. "normal" aims at the mean whatever the law of the losses. "log-normal" and "gamma" need positive
+        losses that have this law: squares of normal errors are gamma of shape 1/2, "log-normal" would treble their mean
     kernel : "matern 1/2", "matern 3/2", "matern 5/2" or "squared exponential"
     basis : eigenfunctions a dimension; 0 for the exact process
     center, spread : of the (log) losses: the priors' units
@@ -71,13 +72,13 @@ class LossSurface:
     >>> rng = np.random.default_rng(0)
     >>> sites = rng.uniform(size=(200, 1))
     >>> losses = np.exp(np.sin(6 * sites[:, 0]) + 0.3 * rng.normal(size=200))
-    >>> fit = laplace(LossSurface.around(losses, sites), sites, losses)
+    >>> fit = laplace(LossSurface.around(losses, sites, family="log-normal"), sites, losses)
     >>> bool(0.2 < fit.mean()["noise"] < 0.4)
     True
     """
 
     frame: Frame
-    family: str = "log-normal"
+    family: str = "normal"
     kernel: str = "matern 3/2"
     basis: int = 24
     center: float = 0.0
@@ -98,7 +99,7 @@ class LossSurface:
         """Surface over all these sites (validation and test), its priors in units of the losses."""
         frame = Frame.around(*sites)
         values = as_floats("losses", losses, 1).astype(np.float64)
-        family = options.get("family", "log-normal")
+        family = options.get("family", "normal")
         _check_positive(values, family)
         seen = np.log(values) if family in ("log-normal", "gamma") else values
         spread = float(seen.std()) or 1.0

@@ -19,6 +19,9 @@ from tercet.plots.style import axes as plain_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CLIPPED = 0.98
+"""Quantile of the values at which the colours of a map end."""
+
 
 def plot_sites(
     sites: Sites | ArrayLike,
@@ -50,8 +53,11 @@ def plot_sites(
     else:
         shade = np.asarray(values, dtype=np.float64)
         order = np.argsort(shade, kind="stable")
-        marks = axes.scatter(x[order], y[order], c=shade[order], s=10, linewidths=0, cmap="viridis", zorder=2)
-        axes.figure.colorbar(marks, ax=axes, label=label, shrink=0.8)
+        most = float(np.quantile(shade, CLIPPED))  # a few large weights would leave no colours for the others
+        limits = {"vmin": float(shade.min()), "vmax": most if most > shade.min() else float(shade.max())}
+        marks = axes.scatter(x[order], y[order], c=shade[order], s=10, linewidths=0, cmap="viridis", zorder=2, **limits)
+        over = "max" if shade.max() > limits["vmax"] else "neither"
+        axes.figure.colorbar(marks, ax=axes, label=label, shrink=0.8, extend=over)
     if known.metric == "sphere":
         axes.set(xlabel="longitude", ylabel="latitude")
         axes.set_aspect(1 / max(0.3, float(np.cos(np.radians(y)).mean())))
@@ -91,7 +97,7 @@ def plot_risks(
         axes.legend(frameon=False)
     axes.set_yticks(range(len(risks)), list(risks))
     axes.invert_yaxis()
-    axes.set_xlabel(f"risk at the test sites, {level:.0%} interval (grey: knows no bias)")
+    axes.set_xlabel(f"risk, {level:.0%} interval (grey: knows no bias)")
     return axes
 
 
@@ -105,7 +111,7 @@ def plot_infill(check: InfillCheck, ax: Axes | None = None) -> Axes:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set(xlabel="validation sites", ylabel="error of the estimated risk")
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return axes
 
 

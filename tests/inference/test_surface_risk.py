@@ -79,7 +79,7 @@ def fitted():
     sites = 100 * rng.beta(1, 2, (250, 1))
     losses = np.exp(sites[:, 0] / 50 + 0.3 * rng.normal(size=250))
     test = np.linspace(5, 95, 60)[:, None]
-    models = [LossSurface.around(losses, sites, test, basis=basis) for basis in (32, 0)]
+    models = [LossSurface.around(losses, sites, test, family="log-normal", basis=basis) for basis in (32, 0)]
     return [laplace(model, sites, losses) for model in models], test, sites, losses
 
 
@@ -161,7 +161,7 @@ def test_coverage_where_the_model_is_true(seed):
         surface = np.linalg.cholesky((1 + gap) * np.exp(-gap) + 1e-8 * np.eye(170)) @ rng.normal(size=170)
         losses = np.exp(surface[:120] + 0.4 * rng.normal(size=120))
         truth = np.exp(surface[120:] + 0.4**2 / 2).mean()
-        fit = laplace(LossSurface.around(losses, sites, test, basis=30), sites, losses)
+        fit = laplace(LossSurface.around(losses, sites, test, family="log-normal", basis=30), sites, losses)
         for name, risk in [
             ("surface", surface_risk(fit, test, key=repeat)),
             ("holdout", holdout_risk(losses, sites, test)),

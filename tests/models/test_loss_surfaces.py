@@ -97,7 +97,7 @@ def test_every_family_draws_and_observes(family, basis, rng):
 def test_bad_surfaces(rng):
     sites = rng.uniform(size=(5, 2))
     with pytest.raises(ValueError, match=r"2 loss\(es\) are zero or negative"):
-        LossSurface.around([1.0, 0.0, 2.0, -1.0, 1.0], sites)
+        LossSurface.around([1.0, 0.0, 2.0, -1.0, 1.0], sites, family="gamma")
     with pytest.raises(ValueError, match="family must be one of"):
         LossSurface.around(np.ones(5), sites, family="beta")
     with pytest.raises(ValueError, match="kernel must be one of"):
