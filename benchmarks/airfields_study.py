@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from tercet.datasets import Airfields, airfields
 from tercet.inference import (
@@ -118,7 +119,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning, module="tercet|__main__")
     begin, world, rows = time.time(), airfields(), []
-    for seed in range(1 if args.smoke else args.draws):
+    for seed in tqdm(range(1 if args.smoke else args.draws)):
         rows += study(world, seed, 150 if args.smoke else LABELS)
     table = pd.DataFrame(rows)
     order = table.method.unique()

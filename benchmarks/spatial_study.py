@@ -1,11 +1,12 @@
-"""The numbers of the SNN paper (Burt, Shen, Broderick 2024, arXiv 2402.03527, section 5), again.
+"""The numbers of the SNN paper (Burt, Shen, Broderick 2024, arXiv 2402.03527, section 5), again; coverage of intervals.
 
 python benchmarks/spatial_study.py                            # ten seeds, a few minutes
 python benchmarks/spatial_study.py --seeds 100 --out FILE     # the whole study; goes on where FILE ends
 python benchmarks/spatial_study.py --smoke
 
 grid, point: absolute error of the estimated risk (median over seeds), n validation sites, and the k that SNN chose.
-line: how often the better of two models is chosen, by holdout and by SNN. SNN is told the paper's constants: loss bound
+line: how often the better of two models is chosen, by holdout and by SNN. coverage: 90 % intervals where labels crowd,
+random surfaces of known Lipschitz constant. surface: the same for the model-based risk where its model is true. SNN is told the paper's constants: loss bound
 1, Lipschitz constant 1, `published=True`. One simulation a seed serves every n: the sites grow one after the other.
 """
 
@@ -23,9 +24,20 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import linprog
+from scipy.stats import norm
 
 from tercet.datasets import gaussian_field_task, line_task
-from tercet.inference import compare_risks, holdout_risk, nearest_neighbour_risk, pointwise_losses, snn_risk
+from tercet.inference import (
+    compare_risks,
+    holdout_risk,
+    laplace,
+    nearest_neighbour_risk,
+    pointwise_losses,
+    sampling_variability,
+    snn_risk,
+    surface_risk,
+)
+from tercet.models import LossSurface
 from tercet.models.kernels import covariance
 
 SIZES = (250, 500, 1000, 2000, 4000, 8000)
@@ -99,6 +111,63 @@ def line_rows(seed: int) -> Iterator[dict[str, Any]]:
             yield {"task": "line", "seed": seed, "n": n, "method": method, "error": float(chosen != better), "k": 0}
 
 
+def coverage(surfaces: int) -> None:
+    """Labels Beta(1, 3) on the square, a grid matters; losses uniform within .2 of a surface no steeper than 1.5."""
+    line = np.linspace(0, 1, 12)
+    grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    inside: dict[str, list[bool]] = {}
+    width: dict[str, list[float]] = {}
+    for seed in range(surfaces):
+        rng = np.random.default_rng(seed)
+        frequency, phase, weight = rng.normal(size=(6, 2)), rng.uniform(0, 2 * np.pi, 6), rng.dirichlet(np.ones(6))
+        frequency *= 1.5 / (0.3 * weight @ np.linalg.norm(frequency, axis=1))
+        sites = rng.beta(1, 3, (300, 2))
+        loss, truth = (0.5 + 0.3 * np.cos(s @ frequency.T + phase) @ weight for s in (sites, grid))
+        losses = loss + rng.uniform(-0.2, 0.2, 300)
+        plain = holdout_risk(losses, sites, grid)
+        snn = snn_risk(losses, sites, grid, lipschitz=1.5, loss_bound=1.0)
+        half = norm.ppf(0.95) * snn.standard_error
+        found = {
+            "holdout": plain.interval(),
+            "holdout, block bootstrap": sampling_variability(plain, losses, sites, key=seed).interval(),
+            "1NN, bias-aware": nearest_neighbour_risk(losses, sites, grid, lipschitz=1.5).interval(),
+            "SNN, bias-aware": snn.interval(),
+            "SNN, normal": (snn.estimate - half, snn.estimate + half),
+            "SNN, the paper's bound": (snn.estimate - snn.bound, snn.estimate + snn.bound),
+        }
+        for name, (low, high) in found.items():
+            inside.setdefault(name, []).append(bool(low <= truth.mean() <= high))
+            width.setdefault(name, []).append(high - low)
+    print(f"\ncoverage of 90 % intervals, {surfaces} surfaces, and their mean width")
+    for name, hits in inside.items():
+        print(f"{name:26}{np.mean(hits):.2f}   {np.mean(width[name]):.3f}")
+
+
+def surface_coverage(sets: int) -> None:
+    """Losses of a log-normal surface (Matern 3/2) on a line, labels Beta(1, 2); the whole line matters."""
+    test = np.linspace(0, 1, 50)[:, None]
+    hits: dict[str, list[bool]] = {"loss surface": [], "holdout": []}
+    width: dict[str, list[float]] = {"loss surface": [], "holdout": []}
+    for seed in range(sets):
+        rng = np.random.default_rng(seed)
+        sites = rng.beta(1, 2, (120, 1))
+        both = np.concatenate([sites, test])
+        whole = covariance("matern 3/2", both, both, 0.3) + 1e-8 * np.eye(170)
+        surface = np.linalg.cholesky(whole) @ rng.normal(size=170)
+        losses, truth = np.exp(surface[:120] + 0.4 * rng.normal(size=120)), np.exp(surface[120:] + 0.4**2 / 2).mean()
+        fit = laplace(LossSurface.around(losses, sites, test, family="log-normal", basis=30), sites, losses)
+        for name, risk in {
+            "loss surface": surface_risk(fit, test),
+            "holdout": holdout_risk(losses, sites, test),
+        }.items():
+            low, high = risk.interval()
+            hits[name].append(bool(low <= truth <= high))
+            width[name].append(high - low)
+    print(f"\ncoverage of 90 % intervals where the model is true, {sets} sets, and their mean width")
+    for name, found in hits.items():
+        print(f"{name:26}{np.mean(found):.2f}   {np.mean(width[name]):.3f}")
+
+
 def report(rows: pd.DataFrame) -> None:
     for task in ("grid", "point"):
         mine = rows[rows.task == task]
@@ -125,7 +194,7 @@ def report(rows: pd.DataFrame) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--tasks", nargs="+", default=["line", "point", "grid"])
+    parser.add_argument("--tasks", nargs="+", default=["coverage", "surface", "line", "point", "grid"])
     parser.add_argument("--out", type=Path, help="CSV of all errors; seeds that are in it are not run again")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
@@ -137,7 +206,11 @@ def main() -> None:
         rows = pd.read_csv(args.out).to_dict("records")
     done = {(row["task"], row["seed"]) for row in rows}
     begin = time.time()
-    for task in args.tasks:
+    if "coverage" in args.tasks:
+        coverage(10 if args.smoke else 20 * seeds)
+    if "surface" in args.tasks:
+        surface_coverage(2 if args.smoke else 10 * seeds)
+    for task in [task for task in args.tasks if task not in ("coverage", "surface")]:
         for seed in range(seeds):
             if (task, seed) in done:
                 continue
@@ -150,7 +223,8 @@ def main() -> None:
                     if fresh:
                         writer.writeheader()
                     writer.writerows(new)
-    report(pd.DataFrame(rows))
+    if rows:
+        report(pd.DataFrame(rows))
     print(f"\n{time.time() - begin:.0f} s")
 
 

@@ -79,6 +79,7 @@ class Risk:
         low, high = self.interval()
         aware = "bias-aware" if self.bias is not None else "sampling only"
         more = f", k = {self.k}" if self.k else ""
+        more += f", L = {self.lipschitz:.3g}" if self.lipschitz is not None else ""
         return f"Risk({self.method}: {self.estimate:.4g}, 90 % {aware} {low:.4g} to {high:.4g}{more})"
 
 

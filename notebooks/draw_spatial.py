@@ -1,6 +1,6 @@
 """The README's picture of spatial validation: where labels are, where the risk is asked for, what every estimator says.
 
-python notebooks/draw_spatial.py [--picture docs/spatial.png]          needs airportsdata
+python notebooks/draw_spatial.py [--picture build/spatial.png]          needs airportsdata
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tercet.plots import plot_risks, plot_sites
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--picture", type=Path, default=Path("docs/spatial.png"))
+    parser.add_argument("--picture", type=Path, default=Path("build/spatial.png"))
     picture = parser.parse_args().picture
     world, rng = airfields(), np.random.default_rng(4)
     place, height = world.sites.coordinates, np.log1p(np.maximum(world.elevation, 0.0))
@@ -61,9 +61,7 @@ def main() -> None:
         "loss surface": surface_risk(surface, there),
     }
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=[1.1, 1])
-    plot_sites(here, losses, there, ax=axes[0], label="loss").set_title(
-        "labels, and (grey) where the risk is asked for"
-    )
+    plot_sites(here, losses, there, ax=axes[0], label="loss").set_title("labels; grey: where the risk is asked for")
     plot_risks(risks, float(held_back.mean()), ax=axes[1]).set_title("the risk there")
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)

@@ -117,6 +117,8 @@ def test_risk_in_arviz(fitted):
     assert float(table.loc["risk", "mean"]) == pytest.approx(risk.estimate, abs=0.01)
     again = surface_risk(posteriors[0], test)
     np.testing.assert_array_equal(risk.draws, again.draws)
+    whole = az.summary(posteriors[0].to_arviz(draws=400))
+    assert {"level", "amplitude", "length", "noise"} <= set(whole.index)
 
 
 def test_only_surfaces_have_surfaces(rng):
@@ -131,44 +133,44 @@ def test_only_surfaces_have_surfaces(rng):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gamma", "student"])
-def test_sampled_families(family, seed):
-    """NUTS on a small basis, on the sphere: the risk of a known surface within four posterior sds."""
+@pytest.mark.filterwarnings("ignore:the chains have not converged")  # short ones: enough for four standard deviations
+def test_a_sampled_family(seed):
+    """NUTS on a small basis, on the sphere: the risk of a known gamma surface within four posterior sds."""
     rng = np.random.default_rng(seed)
     sites = Sites(np.stack([rng.normal(50, 2, 120), rng.normal(10, 3, 120)], axis=1), "sphere")
     mean = np.exp(0.3 * (sites.coordinates[:, 0] - 50))
-    losses = rng.gamma(4.0, mean / 4.0) if family == "gamma" else mean + 0.3 * rng.standard_t(4, 120)
-    model = LossSurface.around(losses, sites, family=family, basis=8)
-    fit = nuts(model, sites, losses, warmup=300, samples=300, chains=2, target_accept=0.9, key=seed)
+    losses = rng.gamma(4.0, mean / 4.0)
+    model = LossSurface.around(losses, sites, family="gamma", basis=6)
+    fit = nuts(model, sites, losses, warmup=200, samples=200, chains=2, key=seed)
     risk = surface_risk(fit, sites)
     assert abs(risk.estimate - mean.mean()) < 4 * risk.standard_error < 1.0
 
 
 @pytest.mark.slow
 def test_coverage_where_the_model_is_true(seed):
-    """Surfaces of the model itself, labels at one side: 90 % intervals of 40 data sets cover 31 or more; holdout's not.
+    """Surfaces of the model itself, labels at one side: 90 % intervals of 16 data sets cover 11 or more; holdout's not.
 
-    Binomial(40, .9) is at least 31 with probability .99.
+    Binomial(16, .9) is at least 11 with probability .996; `benchmarks/spatial_study.py --tasks surface` counts more.
     """
     rng = np.random.default_rng(seed)
     test = np.linspace(0, 1, 50)[:, None]
     inside = {"surface": 0, "holdout": 0}
     width = dict.fromkeys(inside, 0.0)
-    for repeat in range(40):
+    for repeat in range(16):
         sites = rng.beta(1, 2, (120, 1))
         both = np.concatenate([sites, test])
         gap = np.sqrt(3) * np.abs(both - both.T) / 0.3
         surface = np.linalg.cholesky((1 + gap) * np.exp(-gap) + 1e-8 * np.eye(170)) @ rng.normal(size=170)
         losses = np.exp(surface[:120] + 0.4 * rng.normal(size=120))
         truth = np.exp(surface[120:] + 0.4**2 / 2).mean()
-        fit = laplace(LossSurface.around(losses, sites, test, family="log-normal", basis=30), sites, losses)
+        fit = laplace(LossSurface.around(losses, sites, test, family="log-normal", basis=20), sites, losses)
         for name, risk in [
             ("surface", surface_risk(fit, test, key=repeat)),
             ("holdout", holdout_risk(losses, sites, test)),
         ]:
             low, high = risk.interval()
             inside[name] += low <= truth <= high
-            width[name] += (high - low) / 40
-    assert 31 <= inside["surface"] <= 40
-    assert inside["holdout"] < 31
+            width[name] += (high - low) / 16
+    assert inside["surface"] >= 11
+    assert inside["holdout"] < 11
     assert width["surface"] < 4 * width["holdout"]
