@@ -6,8 +6,8 @@ python benchmarks/spatial_study.py --smoke
 
 grid, point: absolute error of the estimated risk (median over seeds), n validation sites, and the k that SNN chose.
 line: how often the better of two models is chosen, by holdout and by SNN. coverage: 90 % intervals where labels crowd,
-random surfaces of known Lipschitz constant. surface: the same for the model-based risk where its model is true. SNN is told the paper's constants: loss bound
-1, Lipschitz constant 1, `published=True`. One simulation a seed serves every n: the sites grow one after the other.
+random surfaces of known Lipschitz constant. surface: the same for the model-based risk where its model is true.
+SNN is told the paper's constants: loss bound 1, Lipschitz constant 1, `published=True`. One simulation a seed serves every n: the sites grow one after the other.
 """
 
 from __future__ import annotations
@@ -156,10 +156,8 @@ def surface_coverage(sets: int) -> None:
         surface = np.linalg.cholesky(whole) @ rng.normal(size=170)
         losses, truth = np.exp(surface[:120] + 0.4 * rng.normal(size=120)), np.exp(surface[120:] + 0.4**2 / 2).mean()
         fit = laplace(LossSurface.around(losses, sites, test, family="log-normal", basis=30), sites, losses)
-        for name, risk in {
-            "loss surface": surface_risk(fit, test),
-            "holdout": holdout_risk(losses, sites, test),
-        }.items():
+        risks = {"loss surface": surface_risk(fit, test), "holdout": holdout_risk(losses, sites, test)}
+        for name, risk in risks.items():
             low, high = risk.interval()
             hits[name].append(bool(low <= truth <= high))
             width[name].append(high - low)
