@@ -7,7 +7,8 @@ python benchmarks/spatial_study.py --smoke
 grid, point: absolute error of the estimated risk (median over seeds), n validation sites, and the k that SNN chose.
 line: how often the better of two models is chosen, by holdout and by SNN. coverage: 90 % intervals where labels crowd,
 random surfaces of known Lipschitz constant. surface: the same for the model-based risk where its model is true.
-SNN is told the paper's constants: loss bound 1, Lipschitz constant 1, `published=True`. One simulation a seed serves every n: the sites grow one after the other.
+SNN is told the paper's constants: loss bound 1, Lipschitz constant 1, `published=True`. One simulation a seed serves
+every n: the sites grow one after the other.
 """
 
 from __future__ import annotations
