@@ -1,5 +1,10 @@
 from .airfields import Airfields as Airfields
 from .airfields import airfields as airfields
+from .annotation import SimulatedPrompts as SimulatedPrompts
+from .annotation import annotate as annotate
+from .annotation import annotation_error as annotation_error
+from .annotation import annotation_pairs as annotation_pairs
+from .annotation import simulated_prompts as simulated_prompts
 from .baseball import american_league_1987 as american_league_1987
 from .fields import Field as Field
 from .fields import SpatialTask as SpatialTask

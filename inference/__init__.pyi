@@ -4,6 +4,10 @@ from .baselines import noise_floor as noise_floor
 from .baselines import persistence as persistence
 from .baselines import trajectory_table as trajectory_table
 from .baselines import transport_midpoint as transport_midpoint
+from .best_of_n import BestOfN as BestOfN
+from .best_of_n import PromptRanking as PromptRanking
+from .best_of_n import best_of_n as best_of_n
+from .best_of_n import spearman_within_prompts as spearman_within_prompts
 from .block_bootstrap import SamplingVariability as SamplingVariability
 from .block_bootstrap import sampling_variability as sampling_variability
 from .bridge_paths import Bands as Bands
@@ -24,6 +28,7 @@ from .distances import mmd_squared as mmd_squared
 from .distances import sliced_wasserstein as sliced_wasserstein
 from .distances import transport_plan as transport_plan
 from .distances import wasserstein as wasserstein
+from .ensembles import ensemble as ensemble
 from .fill_distance import fill_distance as fill_distance
 from .fisher import comparison_information as comparison_information
 from .fisher import fisher_information as fisher_information
@@ -40,6 +45,8 @@ from .local_regression import LocalPrediction as LocalPrediction
 from .local_regression import LocalRegression as LocalRegression
 from .local_regression import geographically_weighted_regression as geographically_weighted_regression
 from .neighbours import Neighbours as Neighbours
+from .pointwise_reward import PointwiseReward as PointwiseReward
+from .pointwise_reward import fit_pointwise as fit_pointwise
 from .posterior import (
     GaussianPosterior as GaussianPosterior,
 )
@@ -54,6 +61,8 @@ from .references import fit_reference as fit_reference
 from .references import reference_mode as reference_mode
 from .refinement import Refinement as Refinement
 from .refinement import refine_reference as refine_reference
+from .reward_calibration import RewardCalibration as RewardCalibration
+from .reward_calibration import calibrate_rewards as calibrate_rewards
 from .rewards import (
     Moments as Moments,
 )
@@ -92,6 +101,7 @@ from .scores import (
 from .scores import (
     spearman as spearman,
 )
+from .selection_score import selection_score as selection_score
 from .spatial_risk import holdout_risk as holdout_risk
 from .spatial_risk import nearest_neighbour_risk as nearest_neighbour_risk
 from .spatial_risk import snn_risk as snn_risk
@@ -105,3 +115,6 @@ from .surface_risk import lipschitz_constant as lipschitz_constant
 from .surface_risk import surface_risk as surface_risk
 from .telling_apart import Identifiability as Identifiability
 from .telling_apart import drift_or_diffusion as drift_or_diffusion
+from .training import Training as Training
+from .training import TrainingOptions as TrainingOptions
+from .training import train as train

@@ -57,8 +57,7 @@ def ability_table(
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}.")
     model, known = comparison_model(posterior), as_items(posterior, items)
-    parameters = posterior.draws(draws, key)[model.head.site]
-    rewards = np.asarray(model.head.rewards(parameters, known))
+    rewards = np.asarray(model.head.rewards(posterior.draws(draws, key), known))
     best = np.bincount(rewards.argmax(axis=1), minlength=len(known)) / draws
     if relative_to is None:
         rewards = rewards - rewards.mean(axis=1, keepdims=True)

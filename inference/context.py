@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tercet.models.data import Comparisons, Items
-from tercet.models.projection import Projection
+from tercet.models.projection import FeatureMap
 
 if TYPE_CHECKING:
     from tercet.inference.problem import Problem
@@ -23,7 +23,7 @@ class Context:
     kwargs: dict[str, Any] = field(default_factory=dict)
     x64: bool | None = None
     saved_coords: dict[str, list[Hashable]] = field(default_factory=dict)
-    saved_projection: Projection | None = None
+    saved_projection: FeatureMap | None = None
 
     @cached_property
     def problem(self) -> Problem:
@@ -59,7 +59,7 @@ class Context:
         return found
 
     @property
-    def projection(self) -> Projection | None:
+    def projection(self) -> FeatureMap | None:
         """How raw embeddings became the features of the items, if they did."""
         fitted = [v.projection for v in self._containers() if isinstance(v, Items) and v.projection]
         return fitted[0] if fitted else self.saved_projection

@@ -140,8 +140,10 @@ def comparison_information(
     if model.annotators:
         raise ValueError("with annotators use fisher_information(model, sites, items, comparisons).")
     from tercet.models.linear_form import design_rows
-    from tercet.models.reward_heads import AbilityHead
+    from tercet.models.reward_heads import AbilityHead, LinearInParameters
 
+    if not isinstance(model.head, LinearInParameters):
+        raise ValueError(f"{type(model.head).__name__} is not linear in its parameters; use fisher_information.")
     features = None if isinstance(model.head, AbilityHead) else items.features
     rows = design_rows(features, len(items), comparisons.first, comparisons.second, model.order_effect)
     theta = np.atleast_1d(np.asarray(sites[model.head.site], dtype=np.float64))

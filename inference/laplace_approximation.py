@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from tercet.inference.fisher import likelihood_information, prior_precision
 from tercet.inference.newton import log_evidence, newton
 from tercet.inference.posterior import GaussianPosterior
 from tercet.inference.problem import Problem
+from tercet.inference.training import TrainingOptions
+from tercet.models.mlp_head import MLPHead
 from tercet.models.preferences import ComparisonModel
 from tercet.models.reward_heads import is_flat
 
@@ -32,12 +34,14 @@ class LaplaceOptions:
     curvature : "exact" Hessian, or "gauss-newton" (Fisher information of the likelihood plus the prior's Hessian),
         which is positive definite in most models where the exact one is not
     prior_sd_range : where the evidence of the prior scale of a head is searched, in logits
+    training : how a network (MLPHead) is trained before its last layer is approximated
     """
 
     tolerance: float = 1e-8
     max_steps: int = 200
     curvature: str = "exact"
     prior_sd_range: tuple[float, float] = (0.01, 100.0)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
 
     def __post_init__(self) -> None:
         if self.curvature not in ("exact", "gauss-newton"):
@@ -59,6 +63,8 @@ def laplace(
     Computed in 64 bit whatever JAX is set to. tercet's own comparison models with a link take an exact damped
     Newton; anything else, a handler around one of them included, goes through NumPyro's unconstrained potential.
     A head whose `prior_sd` is None gets the scale at the mode of its Laplace evidence times its half-Normal prior.
+    A network (`MLPHead`) is trained by minibatches; the approximation is that of its last layer, its hidden features
+    being held (`MLPHead` inside a handler: all its weights, which only tiny networks allow).
 
     Parameters
     ----------
@@ -95,6 +101,10 @@ def laplace(
     True
     """
     options = LaplaceOptions() if options is None else options
+    if isinstance(model, ComparisonModel) and isinstance(model.head, MLPHead):
+        from tercet.inference.last_layer import last_layer_laplace
+
+        return last_layer_laplace(model, *args, key=key, options=options, **model_kwargs)
     if isinstance(model, ComparisonModel):
         from tercet.inference.evidence import learn_prior_sd
 

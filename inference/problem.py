@@ -172,7 +172,7 @@ class Problem:
 
         def one(sites: dict[str, Any]) -> Any:
             sampled = [site for site in self.replay(sites).values() if site["type"] == "sample"]
-            return sum(jnp.sum(_log_prob(site)) for site in sampled)
+            return sum(jnp.sum(log_prob(site)) for site in sampled)
 
         return self._over_draws(one, draws)
 
@@ -187,7 +187,7 @@ class Problem:
 
         def one(sites: dict[str, Any]) -> dict[str, Any]:
             replayed = self.replay(sites)
-            return {name: _log_prob(replayed[name]) for name in names}
+            return {name: log_prob(replayed[name]) for name in names}
 
         return self._over_draws(one, draws)
 
@@ -220,6 +220,12 @@ def _prior_medians(model: Any, key: Any, args: Any, kwargs: Any) -> dict[str, An
     latent = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
     _check_sites(latent, sites)
     return _free(latent)
+
+
+def prior_draw(model: Any, key: Any, *data: Any) -> dict[str, Any]:
+    """A draw from the prior of every latent site, on the unconstrained scale."""
+    sites = trace(seed(model, key)).get_trace(*data)
+    return _free({n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]})
 
 
 def _free(latent: dict[str, Any]) -> dict[str, Any]:
@@ -265,9 +271,10 @@ def own_arrays_as_jax(data: Any) -> Any:
     )
 
 
-def _log_prob(site: dict[str, Any]) -> Any:
-    log_prob = site["fn"].log_prob(site["value"])
-    return log_prob if site["scale"] is None else site["scale"] * log_prob
+def log_prob(site: dict[str, Any]) -> Any:
+    """Log probability of a traced site, its scale counted."""
+    value = site["fn"].log_prob(site["value"])
+    return value if site["scale"] is None else site["scale"] * value
 
 
 def _check_sites(latent: dict[str, Any], sites: dict[str, Any]) -> None:

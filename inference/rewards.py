@@ -10,14 +10,16 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from tercet.inference.posterior import GaussianPosterior, Posterior
+from tercet.inference.posterior import Draws, GaussianPosterior, Posterior
 from tercet.models._inputs import as_pairs
 from tercet.models.data import Comparisons, Items, replace_features
+from tercet.models.mlp_head import HiddenFeatures
 from tercet.models.preferences import ComparisonModel
-from tercet.models.reward_heads import AbilityHead
+from tercet.models.reward_heads import AbilityHead, LinearInParameters
 
 BLOCK = 65_536  # pairs whose whitened differences are held at once
 PREDICTIVE_DRAWS = 1000
+NETWORK_DRAWS = 200  # forward passes behind the moments of a network's rewards
 
 
 class Moments(NamedTuple):
@@ -93,6 +95,8 @@ def as_items(posterior: Any, items: Items | ArrayLike) -> Items:
     projection = posterior.context.projection
     if projection is None or (given.projection is not None and projection.same_as(given.projection)):
         return given
+    if isinstance(projection, HiddenFeatures) and projection.starts_from(given.projection):
+        return replace_features(given, projection.after(given.features), projection)  # given: the network's inputs
     if given.projection is not None:
         raise ValueError("these items were projected differently from those of the fit; pass the raw items.")
     return replace_features(given, projection.apply(given.features), projection)
@@ -101,8 +105,10 @@ def as_items(posterior: Any, items: Items | ArrayLike) -> Items:
 def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGaussian:
     """Rewards of items as a Gaussian: exact under a Gaussian posterior, by moments of the draws otherwise."""
     model, known = comparison_model(posterior), as_items(posterior, items)
+    if not isinstance(model.head, LinearInParameters):
+        return _moments_of_draws(posterior, model, known)
     features = None if isinstance(model.head, AbilityHead) else known.features.astype(np.float64)
-    center, root, order = _head_moments(posterior, model)
+    center, root, order = _head_moments(posterior, model, model.head.site)
     if (known.features.shape[1] if features is not None else len(known)) != len(center):
         raise ValueError(
             f"the posterior has {len(center)} abilities and there are {len(known)} items: abilities belong to the "
@@ -114,8 +120,29 @@ def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGau
     return RewardGaussian(features, center if features is None else features @ center, root, order)
 
 
-def _head_moments(posterior: Posterior, model: ComparisonModel) -> tuple[Any, Any, Any]:
-    site = model.head.site
+def _moments_of_draws(posterior: Posterior, model: ComparisonModel, items: Items) -> RewardGaussian:
+    """Heads that are not linear: the Gaussian of the mean and covariance of the rewards over draws."""
+    draws = _some_draws(posterior, NETWORK_DRAWS)
+    rewards = np.asarray(model.head.rewards(draws, items))
+    rewards = rewards - rewards.mean(axis=1, keepdims=True)  # each network has an origin of its own
+    order = np.asarray(draws["order_effect"]) if model.order_effect else None
+    root = np.sqrt(len(rewards) - 1.0)
+    return RewardGaussian(
+        None,
+        rewards.mean(axis=0),
+        (rewards - rewards.mean(axis=0)).T / root,
+        None if order is None else (float(order.mean()), (order - order.mean()) / root),
+    )
+
+
+def _some_draws(posterior: Posterior, most: int) -> Draws:
+    """All draws of chains (or members of an ensemble) where they are few, else a random sample of them."""
+    samples = getattr(posterior, "samples", None)
+    available = most if samples is None else int(np.prod(next(iter(samples.values())).shape[:2]))
+    return posterior.draws(min(most, available), key=0)
+
+
+def _head_moments(posterior: Posterior, model: ComparisonModel, site: str) -> tuple[Any, Any, Any]:
     if isinstance(posterior, GaussianPosterior) and site in (places := _places(posterior)):
         rows = places[site]
         order = None
@@ -123,7 +150,7 @@ def _head_moments(posterior: Posterior, model: ComparisonModel) -> tuple[Any, An
             place = places["order_effect"].start
             order = (float(posterior.center[place]), posterior.root[place])
         return posterior.center[rows], posterior.root[rows], order
-    draws = posterior.draws(_enough(posterior), key=0)
+    draws = _some_draws(posterior, 4000)
     sites = np.column_stack([draws[site], draws["order_effect"]]) if model.order_effect else draws[site]
     center = sites.mean(axis=0)
     root = (sites - center).T / np.sqrt(len(sites) - 1)
@@ -137,11 +164,6 @@ def _places(posterior: GaussianPosterior) -> dict[str, slice]:
     return {
         name: slice(int(np.min(where)), int(np.max(where)) + 1) for name, where in positions.items() if np.size(where)
     }
-
-
-def _enough(posterior: Posterior) -> int:
-    samples = getattr(posterior, "samples", None)
-    return 4000 if samples is None else int(np.prod(next(iter(samples.values())).shape[:2]))
 
 
 def reward(posterior: Any, items: Items | ArrayLike) -> Moments:
@@ -228,15 +250,15 @@ def win_probability(
 def _average_outcome(
     posterior: Posterior, model: ComparisonModel, items: Items, pairs: np.ndarray, order: bool, who: Any
 ) -> np.ndarray:
-    draws = posterior.draws(PREDICTIVE_DRAWS, key=0)
-    total = np.zeros(len(pairs))
-    for k in range(PREDICTIVE_DRAWS):
+    draws = _some_draws(posterior, PREDICTIVE_DRAWS)
+    total, count = np.zeros(len(pairs)), len(next(iter(draws.values())))
+    for k in range(count):
         sites = {name: values[k] for name, values in draws.items()}
-        rewards = np.asarray(model.head.rewards(sites[model.head.site], items))
+        rewards = np.asarray(model.head.rewards(sites, items))
         logit = rewards[pairs[:, 0]] - rewards[pairs[:, 1]]
         if order and model.order_effect:
             logit = logit + sites["order_effect"]
         if who is not None:
             logit = logit * sites["precision"][who]
         total += model.expected_outcome(logit, sites)
-    return total / PREDICTIVE_DRAWS
+    return total / count

@@ -17,19 +17,23 @@ import numpy as np
 import tercet
 from tercet.inference.context import Context
 from tercet.inference.posterior import GaussianPosterior, Posterior, SampledPosterior
+from tercet.models.graded_preferences import Graded, RaoKupper
+from tercet.models.mlp_head import HiddenFeatures, MLPHead
+from tercet.models.pointwise import PointwiseClassifier
 from tercet.models.preferences import BradleyTerry, Davidson, Thurstone
-from tercet.models.projection import Projection
+from tercet.models.projection import FeatureMap, Projection
 from tercet.models.reward_heads import AbilityHead, Head, LinearHead
 
-FORMAT = 1
-_KNOWN: dict[str, Any] = {cls.__name__: cls for cls in (BradleyTerry, Thurstone, Davidson, LinearHead, AbilityHead)}
+FORMAT = 2
+_MODELS = (BradleyTerry, Thurstone, Davidson, Graded, RaoKupper, PointwiseClassifier)
+_KNOWN: dict[str, Any] = {cls.__name__: cls for cls in (*_MODELS, LinearHead, AbilityHead, MLPHead)}
 
 
 def save(posterior: Posterior, path: str | Path) -> Path:
     """Write `posterior` to `path` (.npz is appended where missing). The data are not stored, names are."""
     target = Path(path)
     target = target if target.suffix == ".npz" else target.with_name(target.name + ".npz")
-    projection = posterior.context.projection
+    maps = _maps(posterior.context.projection)
     header = {
         "format": FORMAT,
         "tercet": tercet.__version__,
@@ -38,11 +42,8 @@ def save(posterior: Posterior, path: str | Path) -> Path:
         "coords": posterior.context.coords,
         "diagnostics": dict(posterior.diagnostics),
         "layout": getattr(posterior, "layout", None),
-        "scale": None if projection is None else projection.scale,
     }
-    arrays = _arrays(posterior)
-    if projection is not None:
-        arrays |= {"projection/center": projection.center, "projection/basis": projection.basis}
+    arrays = _arrays(posterior) | {f"projection/{name}": values for name, values in maps.items()}
     try:
         text = json.dumps(header)
     except TypeError as error:
@@ -99,17 +100,16 @@ def load(path: str | Path, *args: Any, model: Callable[..., Any] | None = None, 
             f"{path} was written by tercet {header['tercet']} in format {header['format']}; this version reads "
             f"up to {FORMAT}: upgrade tercet."
         )
-    projection = None
-    if header["scale"] is not None:
-        center, basis = arrays.pop("projection/center"), arrays.pop("projection/basis")
-        projection = Projection(center, basis, header["scale"])
+    maps = {n.removeprefix("projection/"): v for n, v in arrays.items() if n.startswith("projection/")}
+    if header.get("scale") is not None:  # format 1 kept this number apart
+        maps["scale"] = header["scale"]
     context = Context(
         model=model if model is not None else _restore(header["model"]),
         args=args if args or kwargs else None,
         kwargs=kwargs,
         x64=True if header["kind"] == "laplace" else None,
         saved_coords=header["coords"],
-        saved_projection=projection,
+        saved_projection=_feature_map(maps),
     )
     return _rebuild(header, arrays, context)
 
@@ -120,6 +120,30 @@ def _arrays(posterior: Posterior) -> dict[str, np.ndarray]:
     assert isinstance(posterior, SampledPosterior)
     samples = {f"samples/{name}": values for name, values in posterior.samples.items()}
     return samples | {f"statistics/{name}": values for name, values in posterior.statistics.items()}
+
+
+def _maps(projection: FeatureMap | None) -> dict[str, np.ndarray]:
+    """The numbers of a feature map, by name."""
+    if projection is None:
+        return {}
+    if isinstance(projection, HiddenFeatures):
+        kernels = {f"kernel_{k}": kernel for k, kernel in enumerate(projection.kernels)}
+        return _maps(projection.before) | kernels | {f"bias_{k}": bias for k, bias in enumerate(projection.biases)}
+    if not isinstance(projection, Projection):
+        raise ValueError(f"items were projected by {type(projection).__name__}, which tercet cannot save.")
+    basis = {} if projection.basis is None else {"basis": projection.basis}
+    return {"center": projection.center, "scale": np.array(projection.scale)} | basis
+
+
+def _feature_map(maps: dict[str, np.ndarray]) -> FeatureMap | None:
+    before = None
+    if "center" in maps:
+        before = Projection(maps["center"], maps.get("basis"), float(maps["scale"]))
+    depth = sum(name.startswith("kernel_") for name in maps)
+    if not depth:
+        return before
+    layers = range(depth)
+    return HiddenFeatures(before, tuple(maps[f"kernel_{k}"] for k in layers), tuple(maps[f"bias_{k}"] for k in layers))
 
 
 def _rebuild(header: dict[str, Any], arrays: dict[str, np.ndarray], context: Context) -> Posterior:
@@ -150,4 +174,5 @@ def _restore(description: dict[str, Any] | None) -> Any:
     if description is None:
         return None
     fields = {n: _restore(v) if isinstance(v, dict) else v for n, v in description["fields"].items()}
+    fields |= {n: tuple(v) for n, v in fields.items() if isinstance(v, list)}
     return _KNOWN[description["class"]](**fields)

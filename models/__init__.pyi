@@ -5,7 +5,12 @@ from .data import Snapshots as Snapshots
 from .data import project as project
 from .frames import Frame as Frame
 from .geometry import distances as distances
+from .graded_preferences import Graded as Graded
+from .graded_preferences import RaoKupper as RaoKupper
 from .loss_surfaces import LossSurface as LossSurface
+from .mlp_head import HiddenFeatures as HiddenFeatures
+from .mlp_head import MLPHead as MLPHead
+from .pointwise import PointwiseClassifier as PointwiseClassifier
 from .preferences import (
     BradleyTerry as BradleyTerry,
 )
@@ -18,6 +23,7 @@ from .preferences import (
 from .preferences import (
     Thurstone as Thurstone,
 )
+from .projection import FeatureMap as FeatureMap
 from .projection import Projection as Projection
 from .reference_sdes import Drift as Drift
 from .reference_sdes import ReferenceSDE as ReferenceSDE

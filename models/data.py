@@ -23,7 +23,7 @@ from tercet.models._inputs import (
     same_length,
 )
 from tercet.models._pytree import pytree
-from tercet.models.projection import Projection, fit_projection
+from tercet.models.projection import FeatureMap, Projection, fit_projection
 
 
 def _as_ids(name: str, ids: Sequence[Hashable] | None, size: int) -> tuple[Hashable, ...] | None:
@@ -61,8 +61,8 @@ class Items:
         Become the coordinates of ArviZ output and the rows of tables.
     prompt : int or str array [n], optional
         The prompt (group) each item answers; pairs can be kept within or across prompts.
-    projection : Projection, optional
-        Set by `project`: how raw embeddings became these features.
+    projection : Projection or HiddenFeatures, optional
+        Set by `project` and by trained networks: how raw embeddings became these features.
 
     Examples
     --------
@@ -76,14 +76,14 @@ class Items:
     features: np.ndarray
     ids: tuple[Hashable, ...] | None = None
     prompt: np.ndarray | None = None
-    projection: Projection | None = None
+    projection: FeatureMap | None = None
 
     def __init__(
         self,
         features: ArrayLike,
         ids: Sequence[Hashable] | None = None,
         prompt: ArrayLike | None = None,
-        projection: Projection | None = None,
+        projection: FeatureMap | None = None,
     ) -> None:
         array = as_floats("features", features, 2)
         codes = None if prompt is None else np.unique(np.asarray(prompt), return_inverse=True)[1].reshape(-1)
@@ -126,8 +126,8 @@ class Items:
         )
 
 
-def project(items: Items, components: int | Projection) -> Items:
-    """Project features on principal components with one common scale.
+def project(items: Items, components: int | Projection | None) -> Items:
+    """Project features on principal components with one common scale, or only centre and scale them (None).
 
     z = (x - center) V / s, with V the leading right singular vectors of the centred features and s the root
     mean variance of the components, so that the spread of one component against another is kept. The
@@ -138,8 +138,9 @@ def project(items: Items, components: int | Projection) -> Items:
     ----------
     items : Items
         Raw features [n, d].
-    components : int or Projection
-        Number of components k <= min(n, d), or a projection fitted elsewhere.
+    components : int, Projection or None
+        Number of components k <= min(n, d), or a projection fitted elsewhere; None keeps all d features, z = (x -
+        center) / s.
 
     Returns
     -------
@@ -160,7 +161,7 @@ def project(items: Items, components: int | Projection) -> Items:
     return replace_features(items, fitted.apply(items.features), fitted)
 
 
-def replace_features(items: Items, features: np.ndarray, projection: Projection | None) -> Items:
+def replace_features(items: Items, features: np.ndarray, projection: FeatureMap | None) -> Items:
     """The same items (ids, prompts) with other features."""
     return Items(features, ids=items.ids, prompt=items.prompt, projection=projection)
 

@@ -27,7 +27,7 @@ from tercet.models.data import Comparisons, Items, check_compared
 from tercet.models.distributions import BernoulliProbit, SoftBernoulliLogits
 from tercet.models.linear_form import LinearForm, design_rows, merge_repeats
 from tercet.models.links import Link, Logistic, Probit
-from tercet.models.reward_heads import AbilityHead, Head, LinearHead
+from tercet.models.reward_heads import AbilityHead, Head, LinearHead, LinearInParameters
 
 ORDER_SD = 1.0
 """Prior sd of the order effect, in logits."""
@@ -42,7 +42,7 @@ class ComparisonModel(abc.ABC):
     Parameters
     ----------
     head : Head
-        `LinearHead()` (default) or `AbilityHead()`.
+        `LinearHead()` (default), `AbilityHead()` or `MLPHead()`.
     order_effect : bool
         Add an effect of being shown first, Normal(0, 1), to the logit.
     annotators : bool
@@ -110,14 +110,18 @@ class ComparisonModel(abc.ABC):
     @property
     def has_linear_form(self) -> bool:
         """Whether the logit is linear in the parameters and the likelihood log-concave (the exact Newton route)."""
-        return self.link is not None and not self.annotators
+        return self.link is not None and not self.annotators and isinstance(self.head, LinearInParameters)
 
     def linear_form(self, items: Any, comparisons: Any) -> LinearForm:
         """The design operator, the link and the Gaussian prior, for the exact Newton route."""
         if not self.has_linear_form or self.prior_sd is None:
-            raise ValueError("a linear form needs a link, no annotators, and a prior scale that is not None.")
+            raise ValueError(
+                "a linear form needs a head linear in its parameters, a link, no annotators, and a prior scale that is "
+                "not None."
+            )
         self.check(items, comparisons)
         assert self.link is not None
+        assert isinstance(self.head, LinearInParameters)
         sd = self.prior_sd * self.head.unit(items)
         precision = np.full(self.head.size(items), 0.0 if math.isinf(sd) else sd**-2)
         if self.order_effect:

@@ -1,8 +1,9 @@
-"""Principal components with one common scale: the map from raw embeddings to a model's features."""
+"""Centre, principal components and one common scale: the map from raw embeddings to a model's features."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.linalg
@@ -11,43 +12,62 @@ from jaxtyping import Float
 from tercet.models._pytree import pytree
 
 
+@runtime_checkable
+class FeatureMap(Protocol):
+    """How raw embeddings become the features of a model: a projection, or the hidden layers of a network."""
+
+    def apply(self, features: np.ndarray) -> np.ndarray:
+        """Features [n, k] of raw embeddings [n, d]."""
+        ...
+
+    def same_as(self, other: Any) -> bool:
+        """Whether the other map does the same."""
+        ...
+
+
 @pytree()
 @dataclass(frozen=True)
 class Projection:
-    """z = (x - center) @ basis / scale.
+    """z = (x - center) @ basis / scale, without a basis z = (x - center) / scale.
 
     Parameters
     ----------
     center : array [d]
-    basis : array [d, k] with orthonormal columns
+    basis : array [d, k] with orthonormal columns, or None: all features as they are
     scale : float, one for all components
     """
 
     center: Float[np.ndarray, " d"]
-    basis: Float[np.ndarray, "d k"]
+    basis: Float[np.ndarray, "d k"] | None
     scale: float
 
     def apply(self, features: np.ndarray) -> np.ndarray:
         """Project raw features [n, d] to [n, k], in 64 bit."""
+        width = len(self.center) if self.basis is None else self.basis.shape[1]
         if features.shape[1] != len(self.center):
             raise ValueError(
                 f"features have {features.shape[1]} columns, the projection expects {len(self.center)} "
-                f"(raw embeddings; it makes {self.basis.shape[1]} components of them itself)."
+                f"(raw embeddings; it makes {width} components of them itself)."
             )
-        return (features.astype(np.float64) - self.center) @ self.basis / self.scale
+        centred = features.astype(np.float64) - self.center
+        return (centred if self.basis is None else centred @ self.basis) / self.scale
 
-    def same_as(self, other: Projection | None) -> bool:
+    def same_as(self, other: Any) -> bool:
         """Whether the other projection has the same numbers."""
-        return other is not None and (
-            self is other
-            or (self.basis.shape == other.basis.shape and np.allclose(self.basis, other.basis)
-                and np.allclose(self.center, other.center) and bool(np.isclose(self.scale, other.scale)))
-        )  # fmt: skip
+        if self is other or not isinstance(other, Projection):
+            return self is other
+        ours, theirs = ([v for v in (p.center, p.basis, p.scale) if v is not None] for p in (self, other))
+        return len(ours) == len(theirs) and all(
+            np.shape(x) == np.shape(y) and np.allclose(x, y) for x, y in zip(ours, theirs, strict=True)
+        )
 
 
-def fit_projection(features: np.ndarray, components: int) -> Projection:
+def fit_projection(features: np.ndarray, components: int | None) -> Projection:
     """Fit centre, leading components and common scale; signs are fixed so that the fit is reproducible."""
     n, d = features.shape
+    if components is None:
+        center = features.mean(axis=0, dtype=np.float64)
+        return Projection(center, None, _spread(center, features.var(axis=0, dtype=np.float64)))
     if not 1 <= components <= min(n, d):
         raise ValueError(
             f"components must be between 1 and min(n, d) = {min(n, d)} for features of shape "
@@ -58,7 +78,12 @@ def fit_projection(features: np.ndarray, components: int) -> Projection:
     variances, vectors = scipy.linalg.eigh(centred.T @ centred / n, subset_by_index=[d - components, d - 1])
     basis = vectors[:, ::-1]
     basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(components)])
+    return Projection(center, basis, _spread(center, variances))
+
+
+def _spread(center: np.ndarray, variances: np.ndarray) -> float:
+    """Root mean variance, where it is more than rounding."""
     spread = float(np.sqrt(np.mean(variances)))
     if spread <= 1e-12 * max(1.0, float(np.abs(center).max())):
         raise ValueError("all items have the same features: there is nothing to project or to compare.")
-    return Projection(center, basis, spread)
+    return spread

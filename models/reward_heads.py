@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ def is_flat(prior_sd: Any) -> bool:
 
 @dataclass(frozen=True)
 class Head(abc.ABC):
-    """A reward linear in its parameters: r = Phi theta, theta ~ Normal(0, tau^2 I), tau = prior_sd * unit.
+    """A reward r(x): a NumPyro model from items to rewards whose last layer has a learned or a given prior scale.
 
     Parameters
     ----------
@@ -44,9 +45,6 @@ class Head(abc.ABC):
 
     prior_sd: float | None = None
 
-    site = ""
-    plate = ""
-
     def __post_init__(self) -> None:
         if isinstance(self.prior_sd, (int, float)) and not self.prior_sd > 0:
             raise ValueError(f"prior_sd must be positive, None (learned) or math.inf, got {self.prior_sd}.")
@@ -56,6 +54,22 @@ class Head(abc.ABC):
         return replace(self, prior_sd=prior_sd)
 
     @abc.abstractmethod
+    def __call__(self, items: Items) -> Float[Array, " n"]:
+        """NumPyro model: sample the parameters, return the rewards of the items."""
+
+    @abc.abstractmethod
+    def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
+        """Rewards [..., n] of items under these values of the head's sites."""
+
+
+@dataclass(frozen=True)
+class LinearInParameters(Head):
+    """A reward linear in its parameters: r = Phi theta, theta ~ Normal(0, tau^2 I), tau = prior_sd * unit."""
+
+    site: ClassVar[str] = ""
+    plate: ClassVar[str] = ""
+
+    @abc.abstractmethod
     def size(self, items: Items) -> int:
         """Number of parameters for these items."""
 
@@ -63,25 +77,23 @@ class Head(abc.ABC):
     def unit(self, items: Items) -> float:
         """Sd of one parameter for which the reward difference of two random items has sd 1."""
 
-    @abc.abstractmethod
-    def rewards(self, parameters: Any, items: Items) -> Any:
-        """Rewards [..., n] of items under parameters [..., p]."""
-
     def __call__(self, items: Items) -> Float[Array, " n"]:
-        """NumPyro model: sample the parameters, return the rewards of the items."""
-        return self.rewards(self._parameters(self.size(items), self.unit(items)), items)
+        parameters = scaled_normal(self.site, self.plate, self.size(items), self.unit(items), self.prior_sd)
+        return self.rewards({self.site: parameters}, items)
 
-    def _parameters(self, size: int, unit: Any) -> Any:
-        if self.prior_sd is None:
-            # Not centred: the joint mode exists, and chains mix when the data say little about single weights.
-            sd = numpyro.sample("prior_sd", dist.HalfNormal(HYPERPRIOR_SD))
-            with numpyro.plate(self.plate, size):
-                base = numpyro.sample(f"{self.site}_base", dist.Normal(0.0, 1.0))
-                return numpyro.deterministic(self.site, sd * unit * base)
-        with numpyro.plate(self.plate, size):
-            if is_flat(self.prior_sd):
-                return numpyro.sample(self.site, dist.ImproperUniform(dist.constraints.real, (), ()))
-            return numpyro.sample(self.site, dist.Normal(0.0, self.prior_sd * unit))
+
+def scaled_normal(site: str, plate: str, size: int, unit: Any, prior_sd: float | None) -> Any:
+    """Sample theta [size] ~ Normal(0, (prior_sd unit)^2 I), `prior_sd` a site of its own where it is None."""
+    if prior_sd is None:
+        # Not centred: the joint mode exists, and chains mix when the data say little about single weights.
+        sd = numpyro.sample("prior_sd", dist.HalfNormal(HYPERPRIOR_SD))
+        with numpyro.plate(plate, size):
+            base = numpyro.sample(f"{site}_base", dist.Normal(0.0, 1.0))
+            return numpyro.deterministic(site, sd * unit * base)
+    with numpyro.plate(plate, size):
+        if is_flat(prior_sd):
+            return numpyro.sample(site, dist.ImproperUniform(dist.constraints.real, (), ()))
+        return numpyro.sample(site, dist.Normal(0.0, prior_sd * unit))
 
 
 def _total_variance(features: np.ndarray) -> float:
@@ -94,7 +106,7 @@ def _total_variance(features: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class LinearHead(Head):
+class LinearHead(LinearInParameters):
     """r(x) = x . w, with `weights` w ~ Normal(0, tau^2 I_d) in plate `feature`.
 
     tau = prior_sd / sqrt(2 tr Cov(x)), so that E Var(r_i - r_j) = prior_sd^2 over random items i, j.
@@ -106,8 +118,8 @@ class LinearHead(Head):
     'weights'
     """
 
-    site = "weights"
-    plate = "feature"
+    site: ClassVar[str] = "weights"
+    plate: ClassVar[str] = "feature"
 
     def size(self, items: Items) -> int:
         return int(items.features.shape[1])
@@ -120,12 +132,12 @@ class LinearHead(Head):
             raise ValueError("all items have the same features: a linear head cannot tell them apart.")
         return 1.0 / math.sqrt(spread)
 
-    def rewards(self, parameters: Any, items: Items) -> Any:
-        return parameters @ items.features.T
+    def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
+        return sites["weights"] @ items.features.T
 
 
 @dataclass(frozen=True)
-class AbilityHead(Head):
+class AbilityHead(LinearInParameters):
     """r(i) = ability_i, one a item, Normal(0, prior_sd^2 / 2) in plate `item`: the classical model.
 
     A flat prior leaves the sum of abilities undetermined; it is then held at zero by a unit Normal on the mean,
@@ -138,8 +150,8 @@ class AbilityHead(Head):
     'ability'
     """
 
-    site = "ability"
-    plate = "item"
+    site: ClassVar[str] = "ability"
+    plate: ClassVar[str] = "item"
 
     def size(self, items: Items) -> int:
         return len(items)
@@ -147,7 +159,8 @@ class AbilityHead(Head):
     def unit(self, items: Items) -> float:
         return 1.0 / math.sqrt(2.0)
 
-    def rewards(self, parameters: Any, items: Items) -> Any:
+    def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
+        parameters = sites["ability"]
         if parameters.shape[-1] != len(items):
             raise ValueError(
                 f"abilities belong to the {parameters.shape[-1]} items they were fitted on, got {len(items)}; "
@@ -155,8 +168,8 @@ class AbilityHead(Head):
             )
         return parameters
 
-    def _parameters(self, size: int, unit: Any) -> Any:
-        abilities = super()._parameters(size, unit)
+    def __call__(self, items: Items) -> Float[Array, " n"]:
+        abilities = super().__call__(items)
         if is_flat(self.prior_sd):
             numpyro.factor("mean_ability", -0.5 * jnp.mean(abilities) ** 2)
         return abilities

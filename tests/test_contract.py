@@ -10,8 +10,8 @@ import pytest
 from numpyro.infer.util import log_density
 
 from tercet.datasets import simulated_preferences
-from tercet.inference import laplace, load, nuts, reward, svi
-from tercet.models import BradleyTerry, Comparisons, Davidson, Items, LinearHead, project
+from tercet.inference import TrainingOptions, ensemble, laplace, load, nuts, reward, svi
+from tercet.models import BradleyTerry, Comparisons, Davidson, Items, LinearHead, MLPHead, project
 
 pytestmark = pytest.mark.xdist_group("contract")  # one worker fits the posteriors, once
 
@@ -26,6 +26,12 @@ METHODS = {
         nuts,
         BradleyTerry(LinearHead(1.0), order_effect=True),
         {"warmup": 300, "samples": 500, "chains": 2},
+    ),
+    "laplace, last layer": (laplace, BradleyTerry(MLPHead(1.0, widths=(6,))), {}),
+    "ensemble": (
+        ensemble,
+        BradleyTerry(MLPHead(1.0, widths=(6,)), order_effect=True),
+        {"members": 4, "options": TrainingOptions(learning_rate=0.01)},
     ),
     "svi, full": (svi, Davidson(LinearHead(1.0)), {"steps": 3000}),
     "svi, diagonal": (svi, BradleyTerry(LinearHead(1.0)), {"family": "diagonal", "steps": 3000}),
@@ -67,6 +73,17 @@ def posterior(name):
     return fit(name)
 
 
+def width(posterior):
+    """Length of the site `weights`: features, or units of the last hidden layer."""
+    last_layer = posterior.context.projection is not data()[1].projection
+    return 6 if last_layer or isinstance(posterior.context.model.head, MLPHead) else 3
+
+
+def fitted_items(posterior):
+    """Items as the fitted model sees them: hidden features where that is a last layer."""
+    return posterior.context.args[0]
+
+
 def test_it_converged_and_says_so(posterior):
     assert posterior.diagnostics["converged"] is True
     for value in posterior.diagnostics.values():
@@ -85,7 +102,7 @@ def test_draws_depend_on_the_key_alone(posterior):
         assert np.isfinite(values).all()
         np.testing.assert_array_equal(values, again[site])
         assert not np.array_equal(values, other[site])
-    assert first["weights"].shape == (50, 3)
+    assert first["weights"].shape == (50, width(posterior))
 
 
 def test_mean_is_that_of_the_draws(posterior):
@@ -100,7 +117,7 @@ def test_mean_is_that_of_the_draws(posterior):
 
 
 def test_log_density_is_numpyros(posterior):
-    model, (_, items, answers) = posterior.context.model, data()
+    model, items, answers = posterior.context.model, fitted_items(posterior), data()[2]
     draws = posterior.draws(5)
     ours = posterior.log_density(draws)
     latent = posterior.context.problem.latent
@@ -115,7 +132,7 @@ def test_log_density_is_numpyros(posterior):
 
 def test_log_likelihood_is_pointwise_and_weighted(posterior):
     """Its sum over answers, by the model's own probabilities and weights."""
-    _, items, answers = data()
+    items, answers = fitted_items(posterior), data()[2]
     model = posterior.context.model
     draws = posterior.draws(4)
     found = posterior.log_likelihood(draws)
@@ -123,7 +140,11 @@ def test_log_likelihood_is_pointwise_and_weighted(posterior):
     assert found["outcome"].shape == (4, M)
     for k in range(4):
         sites = {name: values[k] for name, values in draws.items()}
-        r = items.features @ sites["weights"]
+        r = (
+            items.features @ sites["weights"]
+            if width(posterior) == items.features.shape[1]
+            else model.head.rewards(sites, items)
+        )
         logit = r[answers.first] - r[answers.second] + sites.get("order_effect", 0.0)
         if model.annotators:
             logit = logit * sites["precision"][answers.annotator]
@@ -147,9 +168,10 @@ def test_arviz_container_has_groups_dims_and_names(posterior):
     expected = {"posterior", "sample_stats", "log_likelihood", "posterior_predictive", "observed_data"}
     assert groups == expected
     sites = container["posterior"]
-    chains = 2 if posterior.kind == "nuts" else 4
-    assert sites["weights"].dims == ("chain", "draw", "feature")
-    assert sites["weights"].shape == (chains, 40 // chains, 3)
+    chains, drawn = {"nuts": (2, 20), "ensemble": (1, 4)}.get(posterior.kind, (4, 10))
+    unit = "unit" if isinstance(posterior.context.model.head, MLPHead) else "feature"
+    assert sites["weights"].dims == ("chain", "draw", unit)
+    assert sites["weights"].shape == (chains, drawn, width(posterior))
     assert not any(variable.endswith("_base") for variable in sites.data_vars)
     if posterior.context.model.annotators:
         assert sites["precision"].dims == ("chain", "draw", "annotator")
@@ -176,8 +198,8 @@ def test_it_is_frozen(posterior):
 
 def test_save_and_load_give_the_same_answers(posterior, name, tmp_path):
     """With its data a loaded posterior answers everything; names, diagnostics and projection ride along."""
-    raw, items, answers = data()
-    again = load(posterior.save(tmp_path / "fit"), items, answers)
+    (raw, items, answers), known = data(), fitted_items(posterior)
+    again = load(posterior.save(tmp_path / "fit"), known, answers)
     assert again.kind == posterior.kind
     assert dict(again.diagnostics) == dict(posterior.diagnostics)
     assert again.context.model == posterior.context.model
@@ -188,12 +210,17 @@ def test_save_and_load_give_the_same_answers(posterior, name, tmp_path):
             np.testing.assert_allclose(values, loaded[site], rtol=1e-12)
         np.testing.assert_allclose(again.log_likelihood(loaded)["outcome"], posterior.log_likelihood(draws)["outcome"])
     np.testing.assert_allclose(reward(again, raw).mean, reward(posterior, items).mean)
+    np.testing.assert_allclose(reward(again, known).mean, reward(posterior, items).mean)
 
 
 def test_loaded_without_data_it_scores_raw_embeddings_or_says_what_it_lacks(posterior, tmp_path):
     raw, items, _ = data()
     again = load(posterior.save(tmp_path / "fit.npz"))
-    if posterior.kind == "nuts" or getattr(posterior, "layout", None) is not None:
+    if posterior.kind in ("nuts", "ensemble") or getattr(posterior, "layout", None) is not None:
+        if posterior.kind == "ensemble":  # only differences have a common origin
+            found = reward(again, raw.take([0, 3])).mean
+            assert np.diff(found) == pytest.approx(np.diff(reward(posterior, items).mean[[0, 3]]))
+            return
         np.testing.assert_allclose(reward(again, raw.take([0, 3])).mean, reward(posterior, items).mean[[0, 3]])
     draws = posterior.draws(3)
     with pytest.raises(ValueError, match=r"loaded without its data.*load\(path, \*data"):

@@ -1,0 +1,226 @@
+"""Simulated annotation: which pairs of responses people see, and answers of a given quality, with their error rates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import ArrayLike
+from scipy.special import expit
+
+from tercet.models._inputs import as_floats, as_generator, as_pairs
+from tercet.models.data import Comparisons, Items
+from tercet.models.links import Logistic
+
+SCHEMES = ("random", "similar", "diverse", "cross-prompt")
+
+
+class SimulatedPrompts(NamedTuple):
+    """Responses to prompts, with their true rewards [n] (sd 1 over all of them)."""
+
+    items: Items
+    rewards: np.ndarray
+
+
+def simulated_prompts(
+    prompts: int = 200,
+    responses: int = 10,
+    dim: int = 32,
+    prompt_variance: float = 0.5,
+    truth: str = "linear",
+    prompt_directions: int | None = None,
+    key: Any = 0,
+) -> SimulatedPrompts:
+    """Draw responses x = sqrt(v) u_prompt + sqrt(1 - v) e_response, all standard normal, and their true rewards.
+
+    Parameters
+    ----------
+    prompts, responses, dim : sizes; items are ordered by prompt
+    prompt_variance : v in [0, 1), the share of the variance of features that responses to a prompt have in common
+    truth : "linear" r = w . x, or "MLP", w . tanh(A x + b) with 2 dim hidden units
+    prompt_directions : the part in common varies only in the first so many coordinates (there with total variance v
+        dim all the same), as where prompts differ by topic and responses by quality
+    key : int seed or JAX key
+
+    Returns
+    -------
+    SimulatedPrompts
+        Rewards are centred and scaled to sd 1.
+
+    Examples
+    --------
+    >>> from tercet.datasets import simulated_prompts
+    >>> items, rewards = simulated_prompts(20, 5, 8)
+    >>> items.features.shape, len(set(items.prompt.tolist())), round(float(rewards.std()), 6)
+    ((100, 8), 20, 1.0)
+    """
+    if prompts < 1 or responses < 1 or prompts * responses < 2 or dim < 1:
+        raise ValueError(f"need a prompt, two items and a dimension, got {prompts} x {responses} x {dim}.")
+    if not 0.0 <= prompt_variance < 1.0:
+        raise ValueError(f"prompt_variance must be in [0, 1), got {prompt_variance}.")
+    if truth not in ("linear", "MLP"):
+        raise ValueError(f'truth must be "linear" or "MLP", got {truth!r}.')
+    shared = dim if prompt_directions is None else prompt_directions
+    if not 1 <= shared <= dim:
+        raise ValueError(f"prompt_directions must be from 1 to dim = {dim}, got {shared}.")
+    rng = as_generator(key)
+    common = np.zeros((prompts, dim))
+    common[:, :shared] = rng.standard_normal((prompts, shared)) * math.sqrt(prompt_variance * dim / shared)
+    own = rng.standard_normal((prompts, responses, dim)) * math.sqrt(1.0 - prompt_variance)
+    features = (common[:, None] + own).reshape(-1, dim)
+    if truth == "linear":
+        rewards = features @ rng.standard_normal(dim)
+    else:
+        mixing, shift = rng.standard_normal((dim, 2 * dim)) * (2.0 / math.sqrt(dim)), rng.standard_normal(2 * dim)
+        rewards = np.tanh(features @ mixing + shift) @ rng.standard_normal(2 * dim)
+    rewards = (rewards - rewards.mean()) / rewards.std()
+    return SimulatedPrompts(Items(features, prompt=np.repeat(np.arange(prompts), responses)), rewards)
+
+
+def annotation_pairs(
+    items: Items, rewards: ArrayLike, scheme: str = "random", per_prompt: int = 1, key: Any = 0
+) -> Int[np.ndarray, "m 2"]:
+    """Pairs of responses shown to annotators, `per_prompt` for each prompt, in random orientation.
+
+    "random": two different responses to the prompt. "similar": neighbours in the order of reward, the middle ones
+    first. "diverse": the best against the worst, then the second best against the second worst. "cross-prompt": two
+    responses to different prompts, one of them of this prompt.
+
+    Parameters
+    ----------
+    items : Items with prompts
+    rewards : array [n], by which "similar" and "diverse" go
+    scheme, per_prompt : as above
+    key : int seed or JAX key
+
+    Raises
+    ------
+    ValueError
+        A prompt has too few responses for so many pairs of this scheme.
+
+    References
+    ----------
+    Sun, Shen, Ton (2025), Rethinking Bradley-Terry models in preference-based reward modeling, section 5.
+
+    Examples
+    --------
+    >>> from tercet.datasets import annotation_pairs, simulated_prompts
+    >>> items, rewards = simulated_prompts(2, 4, 3)
+    >>> gap = lambda scheme: abs(rewards[annotation_pairs(items, rewards, scheme)] @ [1, -1])
+    >>> bool((gap("diverse") > gap("similar")).all())
+    True
+    """
+    if items.prompt is None:
+        raise ValueError("pairs of responses need Items(..., prompt=...), the prompt of each item.")
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme must be one of {SCHEMES}, got {scheme!r}.")
+    r = as_floats("rewards", rewards, 1)
+    if len(r) != len(items) or per_prompt < 1:
+        raise ValueError(
+            f"need a reward for each of {len(items)} items and per_prompt >= 1, got {len(r)}, {per_prompt}."
+        )
+    rng = as_generator(key)
+    order = np.lexsort((r, items.prompt))
+    counts = np.bincount(items.prompt)
+    starts = np.r_[0, np.cumsum(counts)[:-1]]
+    most = {"similar": counts - 1, "diverse": counts // 2, "random": counts * (counts - 1) // 2}
+    if scheme == "cross-prompt":
+        if len(counts) < 2:
+            raise ValueError("cross-prompt pairs need at least two prompts.")
+        return _orient(_across(items.prompt, order, starts, counts, per_prompt, rng), rng)
+    if most[scheme].min() < per_prompt:
+        short = int(np.argmin(most[scheme]))
+        raise ValueError(
+            f"prompt {short} has {counts[short]} response(s): {most[scheme][short]} {scheme} pair(s), not "
+            f"{per_prompt}; "
+            "lower per_prompt, or drop the prompts with few responses."
+        )
+    picked = [_within(scheme, int(count), per_prompt, rng) + start for start, count in zip(starts, counts, strict=True)]
+    return _orient(order[np.concatenate(picked)], rng)
+
+
+def _within(scheme: str, count: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Pairs [wanted, 2] of ranks 0 (worst) to count - 1."""
+    if scheme == "diverse":
+        low = np.arange(wanted)
+        return np.column_stack([low, count - 1 - low])
+    if scheme == "similar":
+        low = np.argsort(np.abs(np.arange(count - 1) + 0.5 - (count - 1) / 2.0), kind="stable")[:wanted]
+        return np.column_stack([low, low + 1])
+    low, high = np.triu_indices(count, 1)
+    kept = rng.choice(len(low), wanted, replace=False)
+    return np.column_stack([low[kept], high[kept]])
+
+
+def _across(
+    prompt: np.ndarray, order: np.ndarray, starts: np.ndarray, counts: np.ndarray, wanted: int, rng: np.random.Generator
+) -> np.ndarray:
+    here = np.repeat(np.arange(len(counts)), wanted)
+    first = order[starts[here] + (rng.random(len(here)) * counts[here]).astype(int)]
+    # Items sorted by prompt: those of other prompts are what is left when this prompt's block is skipped.
+    place = (rng.random(len(here)) * (len(prompt) - counts[here])).astype(int)
+    second = order[np.where(place < starts[here], place, place + counts[here])]
+    return np.column_stack([first, second])
+
+
+def _orient(pairs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.where(rng.random(len(pairs))[:, None] < 0.5, pairs, pairs[:, ::-1])
+
+
+def annotate(rewards: ArrayLike, pairs: ArrayLike, quality: float = 1.0, key: Any = 0) -> Comparisons:
+    """Answer pairs by P(first preferred) = 1 / (1 + exp(-quality (r_1 - r_2) / sd(r))), sd over all items.
+
+    Parameters
+    ----------
+    rewards : array [n], true rewards
+    pairs : int array [m, 2]
+    quality : beta >= 0; `math.inf`, or any negative number as in the paper's code: never wrong (equal rewards by coin)
+    key : int seed or JAX key
+
+    References
+    ----------
+    Sun, Shen, Ton, van der Schaar (2025), Reusing embeddings, section 3.
+    """
+    r = as_floats("rewards", rewards, 1).astype(np.float64)
+    index = as_pairs(pairs, len(r))
+    difference = r[index[:, 0]] - r[index[:, 1]]
+    sd = r.std()
+    if not sd > 0:
+        raise ValueError("all rewards are equal: answers have no scale.")
+    if math.isnan(quality):
+        raise ValueError("quality must be a number, got NaN.")
+    never_wrong = quality < 0 or math.isinf(quality)
+    p = 0.5 * (1.0 + np.sign(difference)) if never_wrong else expit(quality * difference / sd)
+    outcome = (as_generator(key).random(len(p)) < p).astype(float)
+    return Comparisons(index[:, 0], index[:, 1], outcome)
+
+
+def annotation_error(quality: float, within: float = 1.0, link: str = "logistic") -> float:
+    """Expected share of answers against the true order, for random pairs of normal rewards.
+
+    1 - E F(|z|), z ~ Normal(0, v), v = quality^2 Var(r_1 - r_2) / Var(r) = 2 quality^2 within. By the probit link
+    1/2 - arctan(sqrt v) / pi; by the logistic a one-dimensional integral.
+
+    Parameters
+    ----------
+    quality : beta of `annotate`
+    within : share of the variance of rewards within prompts, for pairs within prompts (1 for pairs of all items)
+
+    Examples
+    --------
+    >>> from tercet.datasets import annotation_error
+    >>> [round(annotation_error(beta), 3) for beta in (0.5, 1, 10)]
+    [0.369, 0.275, 0.039]
+    """
+    if not quality >= 0 or not 0 < within <= 1:
+        raise ValueError(f"need quality >= 0 and within in (0, 1], got {quality} and {within}.")
+    sd = quality * math.sqrt(2.0 * within)
+    if link == "probit":
+        return 0.5 - math.atan(sd) / math.pi
+    if link != "logistic":
+        raise ValueError(f'link must be "logistic" or "probit", got {link!r}.')
+    z = np.linspace(-12.0, 12.0, 200_001)
+    density = np.exp(-0.5 * z**2)
+    return float(1.0 - (density @ Logistic().probability(np.abs(sd * z))) / density.sum())

@@ -1,0 +1,248 @@
+"""Training a comparison model with a network as its head: minibatches, early stopping, members side by side."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer.util import constrain_fn, potential_energy
+from tqdm import tqdm
+
+from tercet.inference.problem import log_prob, prior_draw
+from tercet.models._inputs import as_generator, as_jax, as_key
+from tercet.models.data import Comparisons, Items
+from tercet.models.mlp_head import MLPHead, check_standardised
+from tercet.models.preferences import ComparisonModel
+
+STEPS = 16  # minibatches handed over at once
+LEAST_STEPS = 20  # between two looks at the held-out comparisons
+SETTLED = 2e-4  # nats of held-out log loss that count as no better
+EVALUATED = 4096  # held-out comparisons scored at once
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How networks are trained: Adam on minibatches of comparisons until held-out answers are predicted no better.
+
+    Parameters
+    ----------
+    learning_rate : of Adam
+    batch : comparisons a step
+    rounds : at most; a round is a pass over the comparisons, or 20 steps where that is more
+    patience : rounds without a better held-out log loss after which training stops; the best round is kept
+    held_out : share of the comparisons held out for this
+    """
+
+    learning_rate: float = 1e-3
+    batch: int = 128
+    rounds: int = 300
+    patience: int = 10
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0 or self.batch < 1 or self.rounds < 1 or self.patience < 1:
+            raise ValueError(f"learning_rate, batch, rounds and patience must be positive, got {self}.")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be a share between 0 and 1, got {self.held_out}.")
+
+
+class Training(NamedTuple):
+    """Networks trained side by side.
+
+    Attributes
+    ----------
+    sites : dict of arrays [members, ...], constrained, at the best pass of each member
+    held_out_log_loss : array [rounds + 1, members], in nats, the first at the start
+    best : int array [members], the round that was kept
+    converged : whether every member had stopped improving before the last round allowed
+    held_out : bool array [m], the comparisons that were held out
+    """
+
+    sites: dict[str, np.ndarray]
+    held_out_log_loss: np.ndarray
+    best: np.ndarray
+    converged: bool
+    held_out: np.ndarray
+
+
+def train(
+    model: ComparisonModel,
+    items: Items,
+    comparisons: Comparisons,
+    members: int = 1,
+    key: Any = 0,
+    options: TrainingOptions | None = None,
+    bootstrap: bool = False,
+    progress: bool = False,
+) -> Training:
+    """Maximise the posterior of a comparison model by minibatches, from `members` prior draws, in 32 bit.
+
+    A step follows the gradient of log p(theta) + (m / b) sum log p(y | theta) over the b comparisons of a batch, an
+    unbiased estimate of that of the log posterior of all m. Members share batches and the held-out comparisons.
+
+    Parameters
+    ----------
+    model : BradleyTerry(MLPHead()) or another comparison model with a network
+    items, comparisons : its data
+    members : networks, trained side by side in one vectorised program
+    key : int seed or JAX key
+    options : TrainingOptions
+    bootstrap : give each comparison a Poisson(1) weight, another for each member
+    progress : show a progress bar
+
+    Returns
+    -------
+    Training
+    """
+    options = options or TrainingOptions()
+    if not isinstance(model.head, MLPHead):
+        raise ValueError(
+            f"training is for networks, MLPHead, got {type(model.head).__name__}: its exact posterior is laplace(...)."
+        )
+    if members < 1 or len(comparisons) < 2:
+        raise ValueError(
+            f"training needs a member and two comparisons (one to learn from, one held out), got members={members} and "
+            f"{len(comparisons)} comparison(s)."
+        )
+    model.check(items, comparisons)
+    check_standardised(items)
+    rng = as_generator(key)
+    out = np.zeros(len(comparisons), bool)
+    out[rng.permutation(len(out))[: max(1, round(options.held_out * len(out)))]] = True
+    held, kept = comparisons.take(out), comparisons.take(~out)
+    weights = rng.poisson(1.0, (members, len(kept))) if bootstrap else np.ones((members, len(kept)))
+    with jax.enable_x64(False):
+        networks = _Networks(model, items, len(kept), options.learning_rate)
+        found = _until_no_better(networks, held, kept, weights, as_key(key), options, rng, progress)
+        return found._replace(held_out=out)
+
+
+def _until_no_better(
+    networks: _Networks, held: Comparisons, kept: Comparisons, weights: np.ndarray, key: Any, options: TrainingOptions,
+    rng: np.random.Generator, progress: bool,
+) -> Training:  # fmt: skip
+    tests = list(
+        networks.minibatches(held, np.arange(len(held)), min(EVALUATED, len(held)), 1, np.ones((1, len(held))))
+    )
+    z = networks.start(key, len(weights), tests[0])
+    state, best_z = networks.optimiser.init(z), z
+    history, lowest = [networks.score(z, tests)], np.full(len(weights), np.inf)
+    best = np.zeros(len(weights), int)
+    batch = min(options.batch, len(kept))
+    passes = -(-LEAST_STEPS // (len(kept) // batch))
+    with tqdm(total=options.rounds, desc="training", unit="round", disable=not progress) as bar:
+        for now in range(1, options.rounds + 1):
+            rows = np.concatenate([rng.permutation(len(kept)) for _ in range(passes)])
+            for batches in networks.minibatches(kept, rows, batch, STEPS, weights):
+                z, state = networks.steps(z, state, *batches)
+            history.append(networks.score(z, tests))
+            better = history[-1] < lowest - SETTLED
+            lowest, best = np.where(better, history[-1], lowest), np.where(better, now, best)
+            best_z = jax.tree.map(partial(_choose, better), z, best_z)
+            bar.update()
+            bar.set_postfix(held_out=f"{lowest.mean():.4f}")
+            if (now - best).min() >= options.patience:
+                break
+    if not np.isfinite(lowest).all():
+        raise ValueError(
+            "training diverged: the held-out log loss was never finite; lower TrainingOptions(learning_rate=...) or "
+            "standardise the features."
+        )
+    converged = bool((len(history) - 1 - best >= options.patience).all())
+    if not converged:
+        warnings.warn(
+            f"training stopped after {options.rounds} rounds while held-out answers were still predicted better; raise "
+            "TrainingOptions(rounds=...).",
+            stacklevel=4,
+        )
+    return Training(networks.sites(best_z, tests[0]), np.stack(history), best, converged, np.empty(0, bool))
+
+
+def _choose(better: np.ndarray, new: Any, old: Any) -> Any:
+    return jnp.where(jnp.asarray(better).reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+
+class _Networks:
+    """The programs of a training: start, steps, scores, for all members at once; compiled once each."""
+
+    def __init__(self, model: ComparisonModel, items: Items, size: int, learning_rate: float) -> None:
+        self.model, self.items, self.size = model, items, size
+        self.optimiser = optax.adam(learning_rate)
+        self.steps = jax.jit(self._steps)
+        self._score = jax.jit(jax.vmap(self._log_likelihood, (0, None)))
+        self._sites = jax.jit(jax.vmap(self._constrained, (0, None)))
+
+    def minibatches(
+        self, comparisons: Comparisons, rows: np.ndarray, batch: int, most: int, weights: np.ndarray
+    ) -> Iterator[tuple[Any, Any]]:
+        """Batches of these rows, `most` stacked at once, each with its own items; what does not fill one is left."""
+        count = len(rows) // batch
+        calls = -(-count // most)
+        for call in np.split(rows[: (count // calls) * calls * batch], calls):
+            parts = call.reshape(-1, batch)
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(self._batch(comparisons, r) for r in parts))
+            yield as_jax(stacked), jnp.asarray(weights[:, parts].swapaxes(0, 1), jnp.float32)
+
+    def _batch(self, comparisons: Comparisons, rows: np.ndarray) -> tuple[Items, Comparisons]:
+        part, own = comparisons.take(rows), np.arange(len(rows))
+        features = self.items.features[np.concatenate([part.first, part.second])].astype(np.float32)
+        answers = Comparisons(
+            own, own + len(rows), part.outcome, np.ones(len(rows)) if part.weight is None else part.weight,
+            part.annotator, part.annotator_ids,
+        )  # fmt: skip
+        return Items(features), answers
+
+    def start(self, key: Any, members: int, test: tuple[Any, Any]) -> Any:
+        """Unconstrained prior draws [members, ...] of every site."""
+        data = jax.tree.map(lambda leaf: leaf[0], test[0])
+        draws = jax.jit(jax.vmap(lambda one, data: prior_draw(self.model, one, *data), (0, None)))
+        return draws(jax.random.split(key, members), data)
+
+    def _steps(self, z: Any, state: Any, batches: Any, weights: Any) -> tuple[Any, Any]:
+        def loss(z: Any, data: Any, weight: Any) -> Any:
+            items, answers = data
+            scale = self.size / weight.shape[-1]
+            return potential_energy(self.model, (items, _reweighted(answers, scale * weight)), {}, z) / self.size
+
+        def step(carry: Any, batch: Any) -> tuple[Any, None]:
+            z, state = carry
+            gradient = jax.vmap(jax.grad(loss), (0, None, 0))(z, *batch)
+            change, state = self.optimiser.update(gradient, state)
+            return (optax.apply_updates(z, change), state), None
+
+        return jax.lax.scan(step, (z, state), (batches, weights))[0]
+
+    def score(self, z: Any, tests: list[tuple[Any, Any]]) -> np.ndarray:
+        """Held-out log loss [members]."""
+        parts = [np.asarray(self._score(z, jax.tree.map(lambda leaf: leaf[0], data))) for data, _ in tests]
+        return -np.sum(parts, axis=0)[:, 0] / np.sum(parts, axis=0)[:, 1]
+
+    def _log_likelihood(self, z: Any, data: Any) -> Any:
+        found = trace(substitute(seed(self.model, 0), data=self._constrained(z, data))).get_trace(*data)
+        observed = [s for s in found.values() if s["type"] == "sample" and s["is_observed"]]
+        total = sum(jnp.sum(log_prob(site)) for site in observed)
+        return jnp.stack([total, jnp.sum(data[1].weight)])
+
+    def _constrained(self, z: Any, data: Any) -> Any:
+        return constrain_fn(self.model, data, {}, z, return_deterministic=True)
+
+    def sites(self, z: Any, test: tuple[Any, Any]) -> dict[str, np.ndarray]:
+        """Constrained sites [members, ...], in 64 bit."""
+        found = self._sites(z, jax.tree.map(lambda leaf: leaf[0], test[0]))
+        return {name: np.asarray(value, np.float64) for name, value in found.items()}
+
+
+def _reweighted(answers: Comparisons, weight: Any) -> Comparisons:
+    """The same answers with other weights, zeros allowed, also while JAX traces."""
+    again = copy.copy(answers)
+    object.__setattr__(again, "weight", answers.weight * weight)
+    return again
