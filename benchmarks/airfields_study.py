@@ -1,6 +1,6 @@
 """How wrong is a map of elevations where airfields are few? Real sites, the truth held back, every estimator.
 
-python benchmarks/airfields_study.py              # ten draws, ten minutes
+python benchmarks/airfields_study.py              # six draws, ten minutes
 python benchmarks/airfields_study.py --draws 3 --smoke
 
 Labels are a random sample of the world's airfields (nearly half of them in the United States): half train a local
@@ -114,7 +114,7 @@ def matched(world: Airfields, height: np.ndarray, labelled: np.ndarray, there: S
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--draws", type=int, default=6)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning, module="tercet|__main__")
