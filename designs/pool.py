@@ -20,7 +20,8 @@ from tercet.inference.rewards import (
     reward_gaussian,
 )
 from tercet.models._inputs import as_pairs
-from tercet.models.data import Items
+from tercet.models.data import Items, check_in_memory
+from tercet.models.embeddings import Embeddings
 from tercet.models.linear_form import design_rows
 from tercet.models.links import gauss_hermite
 from tercet.models.preferences import ComparisonModel
@@ -174,6 +175,7 @@ class PairCandidates(Candidates):
 
     def pool(self, posterior: Posterior, target: Any) -> PairPool:
         """These candidates under a posterior."""
+        check_in_memory(self.items)
         model = comparison_model(posterior)
         rewards = reward_gaussian(posterior, self.items)
         asked = posterior.context.comparisons
@@ -218,6 +220,7 @@ def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[n
     """
     features = rewards.features
     size = len(rewards.mean)
+    assert not isinstance(features, Embeddings)
     if isinstance(target, str):
         if target != "in-prompt":
             raise ValueError(f'target must be None, "in-prompt", Items or pairs [t, 2], got {target!r}.')
@@ -225,7 +228,8 @@ def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[n
     if isinstance(target, Items):
         if features is None or target.features.shape[1] != features.shape[1]:
             raise ValueError("target items need the same features as the items of the fit (projected alike).")
-        return _spread(target.features.astype(np.float64), len(target))
+        check_in_memory(target)
+        return _spread(np.asarray(target.features, np.float64), len(target))
     if target is None:
         return _spread(features, size)
     pairs = as_pairs(target, size)

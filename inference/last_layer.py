@@ -13,6 +13,7 @@ from tercet.inference.posterior import GaussianPosterior
 from tercet.inference.rewards import win_probability
 from tercet.inference.training import train
 from tercet.models.data import Comparisons, Items, replace_features
+from tercet.models.embeddings import map_features
 from tercet.models.mlp_head import MLPHead
 from tercet.models.preferences import BradleyTerry, ComparisonModel
 from tercet.models.reward_heads import LinearHead
@@ -42,7 +43,7 @@ def last_layer_laplace(
     training = train(model, items, comparisons, 1, key, options.training)
     sites = {name: values[0] for name, values in training.sites.items()}
     network = model.head.features(sites, items.projection)
-    known = replace_features(items, network.after(items.features), network)
+    known = replace_features(items, map_features(items.features, network.after), network)
     last = replace(model, head=LinearHead(model.prior_sd))
     if last.prior_sd is None:
         last = last.with_prior_sd(_held_out_scale(last, known, comparisons, training.held_out, options))

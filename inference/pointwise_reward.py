@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from tercet.models.data import Comparisons, Items
+from tercet.models.embeddings import blocks_of, map_features
 from tercet.models.pointwise import wins_and_losses
 from tercet.models.projection import FeatureMap
 
@@ -36,7 +37,10 @@ class PointwiseReward:
         if self.projection is not None and not self.projection.same_as(given.projection):
             if given.projection is not None:
                 raise ValueError("these items were projected differently from those of the fit; pass the raw items.")
-            features = self.projection.apply(features)
+            features = map_features(features, self.projection)
+        return np.concatenate([self._log_odds(block) for _, block in blocks_of(features)])
+
+    def _log_odds(self, features: np.ndarray) -> np.ndarray:
         if hasattr(self.classifier, "decision_function"):
             return np.asarray(self.classifier.decision_function(features), np.float64)
         p = np.clip(np.asarray(self.classifier.predict_proba(features), np.float64)[:, 1], 1e-12, 1.0 - 1e-12)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,12 +14,14 @@ from numpy.typing import ArrayLike
 from tercet.inference.posterior import Draws, GaussianPosterior, Posterior
 from tercet.models._inputs import as_pairs
 from tercet.models.data import Comparisons, Items, replace_features
+from tercet.models.embeddings import Embeddings, blocks_of, map_features
 from tercet.models.mlp_head import HiddenFeatures
 from tercet.models.preferences import ComparisonModel
 from tercet.models.reward_heads import AbilityHead, LinearInParameters
 
 BLOCK = 65_536  # pairs whose whitened differences are held at once
 PREDICTIVE_DRAWS = 1000
+READ = 4096  # pairs whose items are read from disk at once
 NETWORK_DRAWS = 200  # forward passes behind the moments of a network's rewards
 
 
@@ -40,13 +43,13 @@ class RewardGaussian:
 
     Attributes
     ----------
-    features : array [n, p], or None for one ability an item (the identity)
+    features : array [n, p], embeddings on disk, or None for one ability an item (the identity)
     mean : array [n]
     root : array [p, k], root root' the covariance of the head's parameters
     order : mean and row of the root of the order effect, where the model has one
     """
 
-    features: Float[np.ndarray, "n p"] | None
+    features: Float[np.ndarray, "n p"] | Embeddings | None
     mean: Float[np.ndarray, " n"]
     root: Float[np.ndarray, "p k"]
     order: tuple[float, np.ndarray] | None = None
@@ -54,7 +57,20 @@ class RewardGaussian:
     @cached_property
     def whitened(self) -> Float[np.ndarray, "n k"]:
         """Rows z_i with Cov(r_i, r_j) = z_i . z_j."""
+        if isinstance(self.features, Embeddings):
+            raise ValueError(
+                f"the features of these {len(self.mean):,} items are on disk, and this question holds all of them in "
+                "memory; ask it of some items, Items(items.take(positions).features[:])."
+            )
         return self.root if self.features is None else self.features @ self.root
+
+    @cached_property
+    def variance(self) -> Float[np.ndarray, " n"]:
+        """Variance of each reward."""
+        if not isinstance(self.features, Embeddings):
+            return np.einsum("ij,ij->i", self.whitened, self.whitened)
+        blocks = (block @ self.root for _, block in self.features.blocks())
+        return np.concatenate([np.einsum("ij,ij->i", block, block) for block in blocks])
 
     def difference(self, pairs: Int[np.ndarray, "m 2"], order: bool = False) -> Moments:
         """Mean and variance of r(first) - r(second) (plus the order effect where asked)."""
@@ -96,10 +112,10 @@ def as_items(posterior: Any, items: Items | ArrayLike) -> Items:
     if projection is None or (given.projection is not None and projection.same_as(given.projection)):
         return given
     if isinstance(projection, HiddenFeatures) and projection.starts_from(given.projection):
-        return replace_features(given, projection.after(given.features), projection)  # given: the network's inputs
+        return replace_features(given, map_features(given.features, projection.after), projection)
     if given.projection is not None:
         raise ValueError("these items were projected differently from those of the fit; pass the raw items.")
-    return replace_features(given, projection.apply(given.features), projection)
+    return replace_features(given, map_features(given.features, projection), projection)
 
 
 def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGaussian:
@@ -107,7 +123,9 @@ def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGau
     model, known = comparison_model(posterior), as_items(posterior, items)
     if not isinstance(model.head, LinearInParameters):
         return _moments_of_draws(posterior, model, known)
-    features = None if isinstance(model.head, AbilityHead) else known.features.astype(np.float64)
+    features = None if isinstance(model.head, AbilityHead) else known.features
+    if isinstance(features, np.ndarray):
+        features = features.astype(np.float64)
     center, root, order = _head_moments(posterior, model, model.head.site)
     if (known.features.shape[1] if features is not None else len(known)) != len(center):
         raise ValueError(
@@ -117,13 +135,17 @@ def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGau
             else f"items have {known.features.shape[1]} features, the posterior has {len(center)} weights; pass items "
             "with the features (or raw embeddings) of the fit."
         )
-    return RewardGaussian(features, center if features is None else features @ center, root, order)
+    if features is None:
+        return RewardGaussian(None, center, root, order)
+    mean = np.concatenate([block @ center for _, block in blocks_of(features)])
+    return RewardGaussian(features, mean, root, order)
 
 
 def _moments_of_draws(posterior: Posterior, model: ComparisonModel, items: Items) -> RewardGaussian:
     """Heads that are not linear: the Gaussian of the mean and covariance of the rewards over draws."""
     draws = _some_draws(posterior, NETWORK_DRAWS)
-    rewards = np.asarray(model.head.rewards(draws, items))
+    parts = (Items(block) for _, block in blocks_of(items.features))
+    rewards = np.concatenate([np.asarray(model.head.rewards(draws, part)) for part in parts], axis=1)
     rewards = rewards - rewards.mean(axis=1, keepdims=True)  # each network has an origin of its own
     order = np.asarray(draws["order_effect"]) if model.order_effect else None
     root = np.sqrt(len(rewards) - 1.0)
@@ -193,7 +215,7 @@ def reward(posterior: Any, items: Items | ArrayLike) -> Moments:
     0.48
     """
     rewards = reward_gaussian(posterior, items)
-    return Moments(rewards.mean, np.einsum("ij,ij->i", rewards.whitened, rewards.whitened))
+    return Moments(rewards.mean, rewards.variance)
 
 
 def reward_difference(posterior: Any, items: Items | ArrayLike, pairs: ArrayLike) -> Moments:
@@ -212,8 +234,24 @@ def reward_difference(posterior: Any, items: Items | ArrayLike, pairs: ArrayLike
     Moments
         mean [m] and variance [m].
     """
-    rewards = reward_gaussian(posterior, items)
-    return rewards.difference(as_pairs(pairs, len(rewards.mean)))
+    known = as_items(posterior, items)
+    if isinstance(known.features, Embeddings):
+        found = [reward_difference(posterior, *part) for part in _read_pairs(known, as_pairs(pairs, len(known)))]
+        return Moments(*(np.concatenate(values) for values in zip(*found, strict=True)))
+    return reward_gaussian(posterior, known).difference(as_pairs(pairs, len(known)))
+
+
+def _read_pairs(items: Items, pairs: np.ndarray | Comparisons) -> Iterator[tuple[Items, Any]]:
+    """Some pairs at a time, each time with their items alone, read from disk."""
+    for start in range(0, len(pairs), READ):
+        rows = np.arange(start, min(start + READ, len(pairs)))
+        ends = (pairs.pairs if isinstance(pairs, Comparisons) else pairs)[rows]
+        used, codes = np.unique(ends, return_inverse=True)
+        own, index = Items(items.features[used], projection=items.projection), codes.reshape(-1, 2)
+        if isinstance(pairs, Comparisons):
+            yield own, replace(pairs.take(rows), first=index[:, 0], second=index[:, 1])
+        else:
+            yield own, index
 
 
 def win_probability(
@@ -239,6 +277,9 @@ def win_probability(
     model = comparison_model(posterior)
     known = as_items(posterior, items)
     index = as_pairs(pairs.pairs if isinstance(pairs, Comparisons) else pairs, len(known))
+    if isinstance(known.features, Embeddings):
+        given = pairs if isinstance(pairs, Comparisons) else index
+        return np.concatenate([win_probability(posterior, *part, order) for part in _read_pairs(known, given)])
     gaussian = isinstance(posterior, GaussianPosterior) and posterior.layout is not None
     if gaussian and model.link is not None and not model.annotators:
         moments = reward_gaussian(posterior, known).difference(index, order)

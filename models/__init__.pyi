@@ -3,6 +3,8 @@ from .data import Items as Items
 from .data import Sites as Sites
 from .data import Snapshots as Snapshots
 from .data import project as project
+from .embeddings import Embeddings as Embeddings
+from .embeddings import open_embeddings as open_embeddings
 from .frames import Frame as Frame
 from .geometry import distances as distances
 from .graded_preferences import Graded as Graded

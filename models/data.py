@@ -23,6 +23,7 @@ from tercet.models._inputs import (
     same_length,
 )
 from tercet.models._pytree import pytree
+from tercet.models.embeddings import Embeddings, map_features
 from tercet.models.projection import FeatureMap, Projection, fit_projection
 
 
@@ -55,8 +56,9 @@ class Items:
 
     Parameters
     ----------
-    features : array [n, d]
-        Frozen embeddings or any covariates, without missing values. Half precision becomes single.
+    features : array [n, d], or Embeddings
+        Frozen embeddings or any covariates, without missing values. Half precision becomes single. What is too large
+        for memory stays on disk: `open_embeddings`.
     ids : sequence of n unique names, optional
         Become the coordinates of ArviZ output and the rows of tables.
     prompt : int or str array [n], optional
@@ -73,19 +75,20 @@ class Items:
     (3, ('a', 'b', 'c'))
     """
 
-    features: np.ndarray
+    features: np.ndarray | Embeddings
     ids: tuple[Hashable, ...] | None = None
     prompt: np.ndarray | None = None
     projection: FeatureMap | None = None
 
     def __init__(
         self,
-        features: ArrayLike,
+        features: ArrayLike | Embeddings,
         ids: Sequence[Hashable] | None = None,
         prompt: ArrayLike | None = None,
         projection: FeatureMap | None = None,
     ) -> None:
-        array = as_floats("features", features, 2)
+        array = features if isinstance(features, Embeddings) else as_floats("features", features, 2)
+        prompt = array.prompt if prompt is None and isinstance(array, Embeddings) else prompt
         codes = None if prompt is None else np.unique(np.asarray(prompt), return_inverse=True)[1].reshape(-1)
         same_length(features=array, prompt=codes)
         object.__setattr__(self, "features", array)
@@ -119,7 +122,7 @@ class Items:
         """The items at these positions (int or boolean array), with ids, prompts and projection."""
         index = np.arange(len(self))[np.asarray(positions)]
         return Items(
-            self.features[index],
+            self.features.take(index) if isinstance(self.features, Embeddings) else self.features[index],
             ids=None if self.ids is None else [self.ids[i] for i in index],
             prompt=None if self.prompt is None else self.prompt[index],
             projection=self.projection,
@@ -158,10 +161,10 @@ def project(items: Items, components: int | Projection | None) -> Items:
     if items.projection is not None:
         raise ValueError("these items are projected already; project the raw items instead.")
     fitted = components if isinstance(components, Projection) else fit_projection(items.features, components)
-    return replace_features(items, fitted.apply(items.features), fitted)
+    return replace_features(items, map_features(items.features, fitted), fitted)
 
 
-def replace_features(items: Items, features: np.ndarray, projection: FeatureMap | None) -> Items:
+def replace_features(items: Items, features: np.ndarray | Embeddings, projection: FeatureMap | None) -> Items:
     """The same items (ids, prompts) with other features."""
     return Items(features, ids=items.ids, prompt=items.prompt, projection=projection)
 
@@ -303,6 +306,16 @@ def check_compared(items: Items, comparisons: Comparisons) -> None:
     if is_concrete(comparisons.first, comparisons.second):
         check_range("first", comparisons.first, len(items))
         check_range("second", comparisons.second, len(items))
+
+
+def check_in_memory(items: Items) -> None:
+    """Raise where features are on disk and a NumPyro model wants all of them at once."""
+    if isinstance(items.features, Embeddings):
+        raise ValueError(
+            f"these {len(items):,} items have their features on disk: they are read by laplace (linear heads, and "
+            "networks), ensemble, reward, reward_difference and win_probability. For other questions (nuts, svi, log "
+            "likelihoods, designs) load what is needed: Items(items.take(positions).features[:])."
+        )
 
 
 @pytree("names", "observed")

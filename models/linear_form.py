@@ -8,6 +8,7 @@ matrix and is formed once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -16,9 +17,15 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
+from tercet.models.embeddings import Embeddings
 from tercet.models.links import Link
+from tercet.models.streamed_rows import StreamedRows
 
 BLOCK = 4096  # rows of D a Hessian update scales at once: keeps temporaries small
+
+
+Values = Callable[[np.ndarray, slice], np.ndarray]
+"""From eta of some comparisons, and which they are, to one number each."""
 
 
 @runtime_checkable
@@ -37,13 +44,26 @@ class Rows(Protocol):
         """D' diag(weights) D [p, p]; `single` allows 32-bit products where they are twice as fast."""
         ...
 
+    def sweep(self, theta: np.ndarray, values: Values) -> tuple[np.ndarray, np.ndarray]:
+        """Eta = D theta [m] and D' values(eta) [p], the data read once."""
+        ...
+
     def thin(self, step: int) -> Rows:
         """Every step-th row."""
         ...
 
 
+class _InMemory:
+    """Rows that two products cost no more than one sweep."""
+
+    def sweep(self: Rows, theta: np.ndarray, values: Values) -> tuple[np.ndarray, np.ndarray]:
+        """Eta = D theta [m] and D' values(eta) [p]."""
+        eta = self.predict(theta)
+        return eta, self.pull(values(eta, slice(None)))
+
+
 @dataclass(frozen=True)
-class DenseRows:
+class DenseRows(_InMemory):
     """D as a matrix."""
 
     matrix: Float[np.ndarray, "m p"]
@@ -69,7 +89,7 @@ class DenseRows:
 
 
 @dataclass(frozen=True)
-class GraphRows:
+class GraphRows(_InMemory):
     """D through the items: features X [n, d], or the identity (`features` None) for one ability an item."""
 
     features: Float[np.ndarray, "n d"] | None
@@ -123,8 +143,12 @@ class GraphRows:
         return order, np.concatenate([[0], np.cumsum(np.bincount(self.first, minlength=self.size))])
 
 
-def design_rows(features: np.ndarray | None, n_items: int, first: np.ndarray, second: np.ndarray, order: bool) -> Rows:
+def design_rows(
+    features: np.ndarray | Embeddings | None, n_items: int, first: np.ndarray, second: np.ndarray, order: bool
+) -> Rows:
     """The cheaper of the two operators for these comparisons; only items that occur are kept."""
+    if isinstance(features, Embeddings):
+        return StreamedRows(features, first, second, order)
     if features is None:
         return GraphRows(None, n_items, first, second, order)
     seen = np.zeros(n_items, dtype=bool)
@@ -210,11 +234,12 @@ class LinearForm:
 
     def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Log posterior (up to a constant), its gradient [p], and eta [m]."""
-        eta = self.rows.predict(theta)
+        eta, gradient = self.rows.sweep(
+            theta, lambda eta, part: self.weight[part] * self.link.score(eta, self.outcome[part])
+        )
         value = self.weight @ self.link.log_likelihood(eta, self.outcome)
         value -= 0.5 * self.prior_precision @ np.square(theta)
-        gradient = self.rows.pull(self.weight * self.link.score(eta, self.outcome))
-        gradient -= self.prior_precision * theta
+        gradient = gradient - self.prior_precision * theta
         if self.gauge:
             mean = theta[: self.gauge].mean()
             value -= 0.5 * mean**2

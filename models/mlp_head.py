@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from tercet.models._inputs import is_concrete
 from tercet.models._pytree import pytree
 from tercet.models.data import Items
-from tercet.models.projection import FeatureMap
+from tercet.models.projection import FeatureMap, moments_of
 from tercet.models.reward_heads import Head, scaled_normal
 
 UNIT_VARIANCE = 0.5 * (1.0 - 1.0 / math.pi)
@@ -102,9 +102,8 @@ def check_standardised(items: Items) -> None:
     """Raise where features are far from mean 0 and common scale 1 (skipped while JAX traces)."""
     if not is_concrete(items.features):
         return
-    features = np.asarray(items.features)
-    mean = features.mean(axis=0, dtype=np.float64)
-    variance = float(features.var(axis=0, dtype=np.float64).mean())
+    mean, variances = moments_of(items.features if hasattr(items.features, "moments") else np.asarray(items.features))
+    variance = float(variances.mean())
     if not 0.1 < variance < 10.0 or float(np.square(mean).mean()) > variance:
         raise ValueError(
             f"the features have mean variance {variance:.3g} and means of mean square "
@@ -130,10 +129,14 @@ class HiddenFeatures:
 
     def apply(self, features: np.ndarray) -> np.ndarray:
         """Hidden features [n, width] of raw embeddings [n, d], in 64 bit."""
-        return self.after(features if self.before is None else self.before.apply(features))
+        return self._hidden(features if self.before is None else self.before.apply(features))
 
-    def after(self, features: np.ndarray) -> np.ndarray:
-        """Hidden features [n, width] of the network's own inputs."""
+    @property
+    def after(self) -> HiddenFeatures:
+        """The same layers from the network's own inputs."""
+        return replace(self, before=None)
+
+    def _hidden(self, features: np.ndarray) -> np.ndarray:
         if features.shape[1] != len(self.kernels[0]):
             raise ValueError(f"the network expects {len(self.kernels[0])} features, got {features.shape[1]}.")
         return np.asarray(hidden(features.astype(np.float64), zip(self.kernels, self.biases, strict=True)))

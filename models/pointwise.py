@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from numpyro.handlers import scale
 
 from tercet.models._inputs import as_jax
-from tercet.models.data import Comparisons, Items
+from tercet.models.data import Comparisons, Items, check_in_memory
 from tercet.models.distributions import SoftBernoulliLogits
 from tercet.models.linear_form import DenseRows, LinearForm
 from tercet.models.links import Logistic
@@ -63,6 +63,7 @@ class PointwiseClassifier(ComparisonModel):
 
     def __call__(self, items: Any, comparisons: Any) -> None:
         self.check(items, comparisons)
+        check_in_memory(items)
         items, comparisons = as_jax((items, comparisons))
         shown = jnp.concatenate([comparisons.first, comparisons.second])
         label = jnp.concatenate([comparisons.outcome, 1.0 - comparisons.outcome])

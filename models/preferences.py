@@ -23,7 +23,7 @@ import numpyro.distributions as dist
 from numpyro.handlers import scale
 
 from tercet.models._inputs import as_jax, is_concrete
-from tercet.models.data import Comparisons, Items, check_compared
+from tercet.models.data import Comparisons, Items, check_compared, check_in_memory
 from tercet.models.distributions import BernoulliProbit, SoftBernoulliLogits
 from tercet.models.linear_form import LinearForm, design_rows, merge_repeats
 from tercet.models.links import Link, Logistic, Probit
@@ -68,6 +68,7 @@ class ComparisonModel(abc.ABC):
     def __call__(self, items: Any, comparisons: Any) -> None:
         """The NumPyro model."""
         self.check(items, comparisons)
+        check_in_memory(items)
         items, comparisons = as_jax((items, comparisons))
         rewards = self.head(items)
         logit = rewards[comparisons.first] - rewards[comparisons.second]

@@ -62,23 +62,36 @@ class Projection:
         )
 
 
-def fit_projection(features: np.ndarray, components: int | None) -> Projection:
-    """Fit centre, leading components and common scale; signs are fixed so that the fit is reproducible."""
+def fit_projection(features: Any, components: int | None) -> Projection:
+    """Fit centre, leading components and common scale; signs are fixed so that the fit is reproducible.
+
+    `features` [n, d] are an array, or embeddings that are read in blocks.
+    """
     n, d = features.shape
     if components is None:
-        center = features.mean(axis=0, dtype=np.float64)
-        return Projection(center, None, _spread(center, features.var(axis=0, dtype=np.float64)))
+        center, variances = moments_of(features)
+        return Projection(center, None, _spread(center, variances))
     if not 1 <= components <= min(n, d):
         raise ValueError(
             f"components must be between 1 and min(n, d) = {min(n, d)} for features of shape "
             f"{features.shape}, got {components}."
         )
-    center = features.mean(axis=0, dtype=np.float64)
-    centred = features.astype(np.float64) - center
-    variances, vectors = scipy.linalg.eigh(centred.T @ centred / n, subset_by_index=[d - components, d - 1])
+    center = moments_of(features)[0]
+    gram = np.zeros((d, d))
+    for _, block in features.blocks() if hasattr(features, "blocks") else [(None, features)]:
+        centred = block.astype(np.float64) - center
+        gram += centred.T @ centred
+    variances, vectors = scipy.linalg.eigh(gram / n, subset_by_index=[d - components, d - 1])
     basis = vectors[:, ::-1]
     basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(components)])
     return Projection(center, basis, _spread(center, variances))
+
+
+def moments_of(features: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance [d] of an array, or of embeddings on disk."""
+    if hasattr(features, "moments"):
+        return features.moments
+    return features.mean(axis=0, dtype=np.float64), features.var(axis=0, dtype=np.float64)
 
 
 def _spread(center: np.ndarray, variances: np.ndarray) -> float:

@@ -19,6 +19,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from tercet.models.data import Items
+from tercet.models.embeddings import Embeddings
 
 HYPERPRIOR_SD = 2.0
 """Scale of the half-Normal prior of a learned `prior_sd`, in logits."""
@@ -96,8 +97,12 @@ def scaled_normal(site: str, plate: str, size: int, unit: Any, prior_sd: float |
         return numpyro.sample(site, dist.Normal(0.0, prior_sd * unit))
 
 
-def _total_variance(features: np.ndarray) -> float:
+def _total_variance(features: np.ndarray | Embeddings) -> float:
     """Trace of the covariance of the rows, in 64 bit without a 64-bit copy of them; zero where that is rounding."""
+    if isinstance(features, Embeddings):
+        center, variances = features.moments
+        total = float(variances.sum())
+        return total if total > 1e-14 * float(np.square(center).sum()) else 0.0
     mean = features.mean(axis=0, dtype=np.float64)
     rows = max(1, 2**17 // features.shape[1])  # a block that stays in the cache
     centred = (features[start : start + rows] - mean for start in range(0, len(features), rows))
@@ -125,7 +130,7 @@ class LinearHead(LinearInParameters):
         return int(items.features.shape[1])
 
     def unit(self, items: Items) -> Any:
-        if not isinstance(items.features, np.ndarray):  # inside the NumPyro model
+        if not isinstance(items.features, (np.ndarray, Embeddings)):  # inside the NumPyro model
             return 1.0 / jnp.sqrt(2.0 * jnp.var(items.features, axis=0).sum())
         spread = 2.0 * _total_variance(items.features)
         if not spread > 0:
@@ -133,7 +138,8 @@ class LinearHead(LinearInParameters):
         return 1.0 / math.sqrt(spread)
 
     def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
-        return sites["weights"] @ items.features.T
+        features: Any = items.features
+        return sites["weights"] @ features.T
 
 
 @dataclass(frozen=True)
