@@ -39,11 +39,14 @@ from .guidance import GuidedPaths as GuidedPaths
 from .guidance import guided_paths as guided_paths
 from .infill import InfillCheck as InfillCheck
 from .infill import infill_check as infill_check
+from .influence import OrderInfluence as OrderInfluence
+from .influence import order_influence as order_influence
 from .laplace_approximation import LaplaceOptions as LaplaceOptions
 from .laplace_approximation import laplace as laplace
 from .local_regression import LocalPrediction as LocalPrediction
 from .local_regression import LocalRegression as LocalRegression
 from .local_regression import geographically_weighted_regression as geographically_weighted_regression
+from .model_comparison import compare_models as compare_models
 from .neighbours import Neighbours as Neighbours
 from .pointwise_reward import PointwiseReward as PointwiseReward
 from .pointwise_reward import fit_pointwise as fit_pointwise

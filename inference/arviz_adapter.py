@@ -93,6 +93,23 @@ def psis_khat(log_ratios: ArrayLike) -> float:
     return float("inf") if np.isnan(khat) else khat
 
 
+def leave_one_out(container: Any, approximate: bool) -> Any:
+    """PSIS leave-one-out of a container with log likelihoods, pointwise; `approximate`: draws are of log_q, not log_p.
+
+    ArviZ 0.23 has no correction for approximate draws: there they are taken as if they were exact.
+    """
+    az, legacy = _arviz()
+    if legacy or not approximate:
+        return az.loo(container, pointwise=True)
+    statistics = container["sample_stats"]
+    return az.loo_approximate_posterior(container, statistics["log_p"], statistics["log_q"], pointwise=True)
+
+
+def compare_loo(found: Mapping[str, Any]) -> pd.DataFrame:
+    """Table of models by leave-one-out results, the best first."""
+    return _arviz()[0].compare(dict(found))
+
+
 def summary(container: Any, var_names: Sequence[str] | None = None, ci_prob: float = 0.9) -> pd.DataFrame:
     """
     Summarise a container's posterior, one row a scalar, without the diagnostics of Markov chains.
