@@ -57,6 +57,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/trajectories.py
 	$(BIN)/python benchmarks/spatial.py
 	$(BIN)/python benchmarks/local_regression.py
+	$(BIN)/python benchmarks/rewards.py
 
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py --smoke
@@ -64,12 +65,13 @@ bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/spatial.py --smoke
 	$(BIN)/python benchmarks/local_regression.py --smoke
 	$(BIN)/python benchmarks/spatial_study.py --smoke
+	$(BIN)/python benchmarks/rewards.py --smoke
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python notebooks/execute.py $(ARGS)
 
 notebooks-smoke: $(VENV)/.dev
-	TERCET_SMOKE=1 $(BIN)/python notebooks/execute.py
+	TERCET_SMOKE=1 $(BIN)/python notebooks/execute.py --workers $(WORKERS)
 
 clean:
 	rm -rf $(VENV) .venv-* build dist .bench .cache .typing .mypy_cache .pytest_cache .ruff_cache src/*.egg-info *.egg-info

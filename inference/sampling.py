@@ -19,6 +19,7 @@ from numpyro.infer.initialization import init_to_median
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
 from tercet.inference.context import Context
+from tercet.inference.linear_chains import has_whitened_form, sample_whitened
 from tercet.inference.posterior import GaussianPosterior, SampledPosterior
 from tercet.inference.problem import Problem
 from tercet.models._inputs import as_jax, as_key
@@ -83,7 +84,8 @@ def nuts(
         sampler.run(as_key(key), *args, extra_fields=fields, **model_kwargs)
         drawn = {name: np.asarray(v) for name, v in sampler.get_samples(group_by_chain=True).items()}
     else:
-        sampler, drawn = _whitened(start, model, args, model_kwargs, as_key(key), target_accept, schedule, fields)
+        sample = sample_whitened if has_whitened_form(start, model) else _whitened
+        sampler, drawn = sample(start, model, args, model_kwargs, as_key(key), target_accept, schedule, fields)
     extra = {name: np.asarray(v) for name, v in sampler.get_extra_fields(group_by_chain=True).items()}
     statistics = {"diverging": extra["diverging"], "lp": -extra["potential_energy"]}
     diagnostics = _chain_diagnostics(drawn, extra["diverging"])
