@@ -1,4 +1,5 @@
 from .abilities import plot_abilities as plot_abilities
+from .best_of_n import plot_best_of_n as plot_best_of_n
 from .calibration import plot_calibration as plot_calibration
 from .learning import plot_learning_curve as plot_learning_curve
 from .spatial import plot_bound as plot_bound

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from tercet.datasets import american_league_1987
-from tercet.inference import ability_table, calibration_curve, laplace
+from tercet.inference import ability_table, best_of_n, calibration_curve, laplace
 from tercet.models import AbilityHead, BradleyTerry
-from tercet.plots import plot_abilities, plot_calibration, plot_learning_curve
+from tercet.plots import plot_abilities, plot_best_of_n, plot_calibration, plot_learning_curve
 
 
 @pytest.fixture
@@ -75,3 +75,16 @@ def test_new_figure_where_no_axes_are_given(curves):
     ax = plot_learning_curve(curves, "spearman")
     assert ax.figure.number in plt.get_fignums()
     plt.close(ax.figure)
+
+
+def test_best_of_n_has_a_line_a_rule(ax, rng):
+    gold, prompt = rng.normal(size=60), np.repeat([0, 1], 30)
+    found = {
+        name: best_of_n(gold + noise * rng.normal(size=60), gold, prompt) for name, noise in (("a", 0.0), ("b", 2.0))
+    }
+    assert plot_best_of_n(found, ax=ax) is ax
+    for line, result in zip(ax.lines, found.values(), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), result.reward)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    with pytest.raises(ValueError, match="nothing to show"):
+        plot_best_of_n({})
