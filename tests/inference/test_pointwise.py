@@ -77,7 +77,7 @@ def test_the_mode_is_scikit_learns(data):
     theirs = fit_pointwise(LogisticRegression(C=tau**2, tol=1e-10, max_iter=10_000), items, answers)
     ours = laplace(PointwiseClassifier(LinearHead(1.5)), items, answers)
     gap = theirs(items) - theirs(items)[0]
-    np.testing.assert_allclose(reward(ours, items).mean - reward(ours, items).mean[0], gap, rtol=5e-3, atol=1e-3)
+    np.testing.assert_allclose(reward(ours, items).mean - reward(ours, items).mean[0], gap, rtol=5e-3, atol=5e-3)
 
 
 @pytest.mark.parametrize(
