@@ -211,7 +211,7 @@ def annotation_error(quality: float, within: float = 1.0, link: str = "logistic"
     Examples
     --------
     >>> from tercet.datasets import annotation_error
-    >>> [round(annotation_error(beta), 3) for beta in (0.5, 1, 10)]
+    >>> [round(annotation_error(beta), 3) for beta in (0.5, 1.0, 10.0)]
     [0.369, 0.275, 0.039]
     """
     if not quality >= 0 or not 0 < within <= 1:

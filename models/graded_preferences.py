@@ -37,7 +37,7 @@ class Graded(ComparisonModel):
     >>> from tercet.models import AbilityHead, Comparisons, Graded, Items
     >>> answers = Comparisons([0, 0, 0, 1], [1, 1, 2, 2], [1.0, 0.75, 0.5, 0.25])
     >>> laplace(Graded(AbilityHead(1.0), levels=5), Items.named("abc"), answers).mean()["ability"].round(1).tolist()
-    [0.6, -0.6, -0.0]
+    [0.4, -0.6, 0.2]
     """
 
     levels: int = 5
