@@ -24,6 +24,8 @@ from tercet.inference.posterior import GaussianPosterior, SampledPosterior
 from tercet.inference.problem import Problem
 from tercet.models._inputs import as_jax, as_key
 
+MOST_PARAMETERS = 8000  # of a variational Gaussian: its precision is held whole
+
 
 def nuts(
     model: Callable[..., Any],
@@ -174,6 +176,12 @@ def svi(
     """
     if family not in ("full", "diagonal"):
         raise ValueError(f'family must be "full" or "diagonal", got {family!r}.')
+    problem = Problem(model, args, model_kwargs, key)
+    if problem.size > MOST_PARAMETERS:
+        raise ValueError(
+            f"the model has {problem.size:,} parameters, and a variational Gaussian of more than {MOST_PARAMETERS:,} "
+            "would fill the memory; project the items first (project(items, 32)), use smaller widths, or ensemble(...)."
+        )
     guide = {"full": AutoMultivariateNormal, "diagonal": AutoNormal}[family](
         model, init_loc_fn=init_to_median(num_samples=15), init_scale=0.1
     )
@@ -195,7 +203,6 @@ def svi(
     history = np.concatenate(losses)
     if not np.isfinite(history[-100:]).all():
         raise ValueError("the ELBO is not finite; lower learning_rate, or rescale the data.")
-    problem = Problem(model, args, model_kwargs, key)
     center, factor = _gaussian(engine.get_params(state), family, problem)
     diagnostics = _elbo_diagnostics(history)
     if not diagnostics["converged"]:

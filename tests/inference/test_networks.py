@@ -257,6 +257,12 @@ def test_interrupted_training_leaves_nothing_behind(bent, monkeypatch):
     )
 
 
+def test_a_variational_gaussian_that_would_fill_the_memory_is_refused(rng):
+    items = project(Items(rng.normal(size=(200, 100))), None)
+    with pytest.raises(ValueError, match=r"10,\d+ parameters.*project the items first"):
+        svi(BradleyTerry(MLPHead()), items, Comparisons([0], [1], [1.0]), family="diagonal")
+
+
 def test_abilities_have_no_hidden_layers():
     with pytest.raises(ValueError, match="leaves nothing to classify by"):
         PointwiseClassifier(AbilityHead())
