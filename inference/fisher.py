@@ -149,8 +149,7 @@ def comparison_information(
     theta = np.atleast_1d(np.asarray(sites[model.head.site], dtype=np.float64))
     if model.order_effect:
         theta = np.append(theta, sites["order_effect"])
-    weight = 1.0 if comparisons.weight is None else comparisons.weight
-    return rows.gram(weight * model.information(rows.predict(theta), sites))
+    return rows.gram(comparisons.weights * model.information(rows.predict(theta), sites))
 
 
 def _information(at: Callable[[Any], dict[str, Any]], theta: Any, samples: int | None, key: Any) -> np.ndarray:

@@ -116,7 +116,7 @@ def _effects(posterior: Any, items: Items, answers: Comparisons, pairs: np.ndarr
     rows, eta = z[answers.first] - z[answers.second], rewards.mean[answers.first] - rewards.mean[answers.second]
     if rewards.order is not None:
         rows, eta = rows + rewards.order[1], eta + rewards.order[0]
-    weight = np.ones(len(answers)) if answers.weight is None else answers.weight
+    weight = answers.weights
     assert link is not None
     leverage = weight * link.curvature(eta, answers.outcome) * np.einsum("ij,ij->i", rows, rows)
     push = -weight * link.score(eta, answers.outcome) / np.maximum(1.0 - leverage, 1e-6)

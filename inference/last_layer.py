@@ -65,12 +65,11 @@ def _held_out_scale(
 
     judge = model if model.link is not None and model.has_linear_form else BradleyTerry(model.head)
     learnt, test = comparisons.take(~out), comparisons.take(out)
-    weight = np.ones(len(test)) if test.weight is None else test.weight
 
     def loss(log_sd: float) -> float:
         fit = laplace(judge.with_prior_sd(math.exp(log_sd)), items, learnt, options=options)
         p = np.clip(win_probability(fit, items, test, order=True), 1e-12, 1 - 1e-12)
-        return float(-weight @ (test.outcome * np.log(p) + (1 - test.outcome) * np.log1p(-p)))
+        return float(-test.weights @ (test.outcome * np.log(p) + (1 - test.outcome) * np.log1p(-p)))
 
     low, high = (math.log(bound) for bound in options.prior_sd_range)
     found = scipy.optimize.minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 0.02})

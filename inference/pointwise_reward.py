@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from tercet.inference.rewards import in_features_of
 from tercet.models.data import Comparisons, Items
-from tercet.models.embeddings import blocks_of, map_features
 from tercet.models.pointwise import wins_and_losses
-from tercet.models.projection import FeatureMap
+from tercet.models.projection import FeatureMap, blocks_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +32,8 @@ class PointwiseReward:
 
     def __call__(self, items: Items | ArrayLike) -> Float[np.ndarray, " n"]:
         """Log odds of the class of winners [n]: rewards up to an order-preserving map, not logits of winning."""
-        given = items if isinstance(items, Items) else Items(items)
-        features = given.features
-        if self.projection is not None and not self.projection.same_as(given.projection):
-            if given.projection is not None:
-                raise ValueError("these items were projected differently from those of the fit; pass the raw items.")
-            features = map_features(features, self.projection)
-        return np.concatenate([self._log_odds(block) for _, block in blocks_of(features)])
+        known = in_features_of(self.projection, items if isinstance(items, Items) else Items(items))
+        return np.concatenate([self._log_odds(block) for _, block in blocks_of(known.features)])
 
     def _log_odds(self, features: np.ndarray) -> np.ndarray:
         if hasattr(self.classifier, "decision_function"):
@@ -62,7 +57,7 @@ def fit_pointwise(classifier: Any, items: Items, comparisons: Comparisons) -> Po
     Raises
     ------
     ValueError
-        The classifier lacks one of these; nothing ever won, or lost.
+        The classifier lacks one of these.
 
     References
     ----------

@@ -99,8 +99,7 @@ def calibrate_rewards(
         out = fold == part
         rewards = _score(fit(items, comparisons.take(~out)))(items)
         held_out[out] = rewards[comparisons.first[out]] - rewards[comparisons.second[out]]
-    weight = np.ones(len(comparisons)) if comparisons.weight is None else comparisons.weight
-    y = comparisons.outcome
+    y, weight = comparisons.outcome, comparisons.weights
     slope = _slope(held_out, y, weight) if method == "platt" else np.nan
     knots = _isotonic(held_out, y, weight) if method == "isotonic" else (np.empty(0), np.empty(0))
     p = np.clip(_mapped(held_out, slope, *knots), 1e-12, 1.0 - 1e-12)

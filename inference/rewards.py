@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike
 from tercet.inference.posterior import Draws, GaussianPosterior, Posterior
 from tercet.models._inputs import as_pairs
 from tercet.models.data import Comparisons, Items, replace_features
-from tercet.models.embeddings import Embeddings, blocks_of, map_features
+from tercet.models.embeddings import Embeddings, map_features
 from tercet.models.mlp_head import HiddenFeatures
 from tercet.models.preferences import ComparisonModel
+from tercet.models.projection import FeatureMap, blocks_of
 from tercet.models.reward_heads import AbilityHead, LinearInParameters
 
 BLOCK = 65_536  # pairs whose whitened differences are held at once
@@ -108,7 +109,11 @@ def as_items(posterior: Any, items: Items | ArrayLike) -> Items:
     given = items if isinstance(items, Items) else Items(items)
     if isinstance(model.head, AbilityHead):
         return given  # features play no part; the number of items is checked with the rewards
-    projection = posterior.context.projection
+    return in_features_of(posterior.context.projection, given)
+
+
+def in_features_of(projection: FeatureMap | None, given: Items) -> Items:
+    """Items in the features of a fit whose items were projected like this: raw embeddings are projected."""
     if projection is None or (given.projection is not None and projection.same_as(given.projection)):
         return given
     if isinstance(projection, HiddenFeatures) and projection.starts_from(given.projection):

@@ -196,8 +196,7 @@ class _Networks:
         part, own = comparisons.take(rows), np.arange(len(rows))
         features = self.items.features[np.concatenate([part.first, part.second])].astype(np.float32)
         answers = Comparisons(
-            own, own + len(rows), part.outcome, np.ones(len(rows)) if part.weight is None else part.weight,
-            part.annotator, part.annotator_ids,
+            own, own + len(rows), part.outcome, part.weights, part.annotator, part.annotator_ids
         )  # fmt: skip
         return Items(features), answers
 

@@ -269,6 +269,11 @@ class Comparisons:
         return int(self.first.shape[0])
 
     @property
+    def weights(self) -> np.ndarray:
+        """How often each comparison counts [m]: `weight`, or ones where none was given."""
+        return np.ones(len(self)) if self.weight is None else self.weight
+
+    @property
     def pairs(self) -> np.ndarray:
         """Int array [m, 2] of first and second."""
         return np.stack([self.first, self.second], axis=1)
@@ -294,8 +299,7 @@ class Comparisons:
             name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("first", "second", "outcome")
         }
         if self.weight is not None or other.weight is not None:
-            parts = [np.ones(len(c)) if c.weight is None else c.weight for c in (self, other)]
-            joined["weight"] = np.concatenate(parts)
+            joined["weight"] = np.concatenate([self.weights, other.weights])
         if self.annotator is not None and other.annotator is not None:
             joined["annotator"] = np.concatenate([self.annotator, other.annotator])
         return Comparisons(**joined, annotator_ids=self.annotator_ids)

@@ -174,11 +174,6 @@ def map_features(features: np.ndarray | Embeddings, feature_map: FeatureMap) -> 
     return features.mapped(feature_map) if isinstance(features, Embeddings) else feature_map.apply(features)
 
 
-def blocks_of(features: np.ndarray | Embeddings) -> Iterator[tuple[slice, np.ndarray]]:
-    """All rows in order, a block at a time where they are on disk."""
-    yield from features.blocks() if isinstance(features, Embeddings) else [(slice(0, len(features)), features)]
-
-
 def rows_of(array: Any) -> Fetch:
     """Rows of an array of two or three dimensions, the first two counted through."""
     if len(array.shape) != 3:

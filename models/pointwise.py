@@ -113,8 +113,7 @@ class PointwiseClassifier(ComparisonModel):
 
 def wins_and_losses(items: Items, comparisons: Comparisons) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Items that were compared, and how often (weights and soft outcomes counted) each won and lost."""
-    weight = np.ones(len(comparisons)) if comparisons.weight is None else comparisons.weight
-    up, down = weight * comparisons.outcome, weight * (1.0 - comparisons.outcome)
+    up, down = comparisons.weights * comparisons.outcome, comparisons.weights * (1.0 - comparisons.outcome)
     n, first, second = len(items), comparisons.first, comparisons.second
     won = np.bincount(first, up, n) + np.bincount(second, down, n)
     lost = np.bincount(first, down, n) + np.bincount(second, up, n)

@@ -128,9 +128,13 @@ class ComparisonModel(abc.ABC):
         if self.order_effect:
             precision = np.append(precision, ORDER_SD**-2)
         features = None if isinstance(self.head, AbilityHead) else items.features
-        weight = np.ones(len(comparisons)) if comparisons.weight is None else comparisons.weight
         first, second, outcome, weight = merge_repeats(
-            comparisons.first, comparisons.second, comparisons.outcome, weight, len(items), self.order_effect
+            comparisons.first,
+            comparisons.second,
+            comparisons.outcome,
+            comparisons.weights,
+            len(items),
+            self.order_effect,
         )
         return LinearForm(
             rows=design_rows(features, len(items), first, second, self.order_effect),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -78,13 +79,18 @@ def fit_projection(features: Any, components: int | None) -> Projection:
         )
     center = moments_of(features)[0]
     gram = np.zeros((d, d))
-    for _, block in features.blocks() if hasattr(features, "blocks") else [(None, features)]:
+    for _, block in blocks_of(features):
         centred = block.astype(np.float64) - center
         gram += centred.T @ centred
     variances, vectors = scipy.linalg.eigh(gram / n, subset_by_index=[d - components, d - 1])
     basis = vectors[:, ::-1]
     basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(components)])
     return Projection(center, basis, _spread(center, variances))
+
+
+def blocks_of(features: Any) -> Iterator[tuple[slice, np.ndarray]]:
+    """All rows of an array at once, or of embeddings on disk a block at a time, in order."""
+    yield from features.blocks() if hasattr(features, "blocks") else [(slice(0, len(features)), features)]
 
 
 def moments_of(features: Any) -> tuple[np.ndarray, np.ndarray]:
