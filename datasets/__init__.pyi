@@ -5,6 +5,7 @@ from .annotation import annotate as annotate
 from .annotation import annotation_error as annotation_error
 from .annotation import annotation_pairs as annotation_pairs
 from .annotation import simulated_prompts as simulated_prompts
+from .annotation import simulated_rewards as simulated_rewards
 from .baseball import american_league_1987 as american_league_1987
 from .fields import Field as Field
 from .fields import SpatialTask as SpatialTask

@@ -60,8 +60,7 @@ def simulated_prompts(
         raise ValueError(f"need a prompt, two items and a dimension, got {prompts} x {responses} x {dim}.")
     if not 0.0 <= prompt_variance < 1.0:
         raise ValueError(f"prompt_variance must be in [0, 1), got {prompt_variance}.")
-    if truth not in ("linear", "MLP"):
-        raise ValueError(f'truth must be "linear" or "MLP", got {truth!r}.')
+    _check_truth(truth)
     shared = dim if prompt_directions is None else prompt_directions
     if not 1 <= shared <= dim:
         raise ValueError(f"prompt_directions must be from 1 to dim = {dim}, got {shared}.")
@@ -70,13 +69,29 @@ def simulated_prompts(
     common[:, :shared] = rng.standard_normal((prompts, shared)) * math.sqrt(prompt_variance * dim / shared)
     own = rng.standard_normal((prompts, responses, dim)) * math.sqrt(1.0 - prompt_variance)
     features = (common[:, None] + own).reshape(-1, dim)
+    items = Items(features, prompt=np.repeat(np.arange(prompts), responses))
+    return SimulatedPrompts(items, _rewards(features, truth, rng))
+
+
+def simulated_rewards(items: Items, truth: str = "linear", key: Any = 0) -> np.ndarray:
+    """Draw another truth for the same items: rewards [n], centred, sd 1, as `simulated_prompts` makes them."""
+    _check_truth(truth)
+    return _rewards(np.asarray(items.features, np.float64), truth, as_generator(key))
+
+
+def _check_truth(truth: str) -> None:
+    if truth not in ("linear", "MLP"):
+        raise ValueError(f'truth must be "linear" or "MLP", got {truth!r}.')
+
+
+def _rewards(features: np.ndarray, truth: str, rng: np.random.Generator) -> np.ndarray:
+    dim = features.shape[1]
     if truth == "linear":
         rewards = features @ rng.standard_normal(dim)
     else:
         mixing, shift = rng.standard_normal((dim, 2 * dim)) * (2.0 / math.sqrt(dim)), rng.standard_normal(2 * dim)
         rewards = np.tanh(features @ mixing + shift) @ rng.standard_normal(2 * dim)
-    rewards = (rewards - rewards.mean()) / rewards.std()
-    return SimulatedPrompts(Items(features, prompt=np.repeat(np.arange(prompts), responses)), rewards)
+    return np.asarray((rewards - rewards.mean()) / rewards.std())
 
 
 def annotation_pairs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -77,7 +77,7 @@ class Training(NamedTuple):
 def train(
     model: ComparisonModel,
     items: Items,
-    comparisons: Comparisons,
+    comparisons: Comparisons | Sequence[Comparisons],
     members: int = 1,
     key: Any = 0,
     options: TrainingOptions | None = None,
@@ -92,8 +92,9 @@ def train(
     Parameters
     ----------
     model : BradleyTerry(MLPHead()) or another comparison model with a network
-    items, comparisons : its data
-    members : networks, trained side by side in one vectorised program
+    items, comparisons : its data; a sequence of sets of comparisons of one length trains a network on each, as studies
+        over seeds and qualities of annotation need
+    members : networks, trained side by side in one vectorised program (of a sequence: as many as it has sets)
     key : int seed or JAX key
     options : TrainingOptions
     bootstrap : give each comparison a Poisson(1) weight, another for each member
@@ -108,40 +109,43 @@ def train(
         raise ValueError(
             f"training is for networks, MLPHead, got {type(model.head).__name__}: its exact posterior is laplace(...)."
         )
-    if members < 1 or len(comparisons) < 2:
+    sets = [comparisons] if isinstance(comparisons, Comparisons) else list(comparisons)
+    members = members if isinstance(comparisons, Comparisons) else len(sets)
+    if members < 1 or min(map(len, sets)) < 2 or len(set(map(len, sets))) > 1:
         raise ValueError(
-            f"training needs a member and two comparisons (one to learn from, one held out), got members={members} and "
-            f"{len(comparisons)} comparison(s)."
+            "training needs a member and two comparisons (one to learn from, one held out), sets of one length; got "
+            f"members={members} and sets of {sorted(set(map(len, sets)))} comparison(s)."
         )
-    model.check(items, comparisons)
+    for answers in sets:
+        model.check(items, answers)
     check_standardised(items)
     rng = as_generator(key)
-    out = np.zeros(len(comparisons), bool)
+    out = np.zeros(len(sets[0]), bool)
     out[rng.permutation(len(out))[: max(1, round(options.held_out * len(out)))]] = True
-    held, kept = comparisons.take(out), comparisons.take(~out)
-    weights = rng.poisson(1.0, (members, len(kept))) if bootstrap else np.ones((members, len(kept)))
+    held, kept = [answers.take(out) for answers in sets], [answers.take(~out) for answers in sets]
+    size = int(np.count_nonzero(~out))
+    weights = rng.poisson(1.0, (members, size)) if bootstrap else np.ones((members, size))
     with jax.enable_x64(False):
-        networks = _Networks(model, items, len(kept), options.learning_rate)
+        networks = _Networks(model, items, size, options.learning_rate, len(sets) > 1)
         found = _until_no_better(networks, held, kept, weights, as_key(key), options, rng, progress)
         return found._replace(held_out=out)
 
 
 def _until_no_better(
-    networks: _Networks, held: Comparisons, kept: Comparisons, weights: np.ndarray, key: Any, options: TrainingOptions,
-    rng: np.random.Generator, progress: bool,
+    networks: _Networks, held: list[Comparisons], kept: list[Comparisons], weights: np.ndarray, key: Any,
+    options: TrainingOptions, rng: np.random.Generator, progress: bool,
 ) -> Training:  # fmt: skip
-    tests = list(
-        networks.minibatches(held, np.arange(len(held)), min(EVALUATED, len(held)), 1, np.ones((1, len(held))))
-    )
+    size, left = len(kept[0]), len(held[0])
+    tests = list(networks.minibatches(held, np.arange(left), min(EVALUATED, left), 1, np.ones((1, left))))
     z = networks.start(key, len(weights), tests[0])
     state, best_z = networks.optimiser.init(z), z
     history, lowest = [networks.score(z, tests)], np.full(len(weights), np.inf)
     best = np.zeros(len(weights), int)
-    batch = min(options.batch, len(kept))
-    passes = -(-LEAST_STEPS // (len(kept) // batch))
+    batch = min(options.batch, size)
+    passes = -(-LEAST_STEPS // (size // batch))
     with tqdm(total=options.rounds, desc="training", unit="round", disable=not progress) as bar:
         for now in range(1, options.rounds + 1):
-            rows = np.concatenate([rng.permutation(len(kept)) for _ in range(passes)])
+            rows = np.concatenate([rng.permutation(size) for _ in range(passes)])
             for batches in networks.minibatches(kept, rows, batch, STEPS, weights):
                 z, state = networks.steps(z, state, *batches)
             history.append(networks.score(z, tests))
@@ -174,25 +178,31 @@ def _choose(better: np.ndarray, new: Any, old: Any) -> Any:
 class _Networks:
     """The programs of a training: start, steps, scores, for all members at once; compiled once each."""
 
-    def __init__(self, model: ComparisonModel, items: Items, size: int, learning_rate: float) -> None:
+    def __init__(self, model: ComparisonModel, items: Items, size: int, learning_rate: float, own: bool) -> None:
         self.model, self.items, self.size = model, items, size
+        self.axis = 0 if own else None  # whether each member has comparisons of its own
         self.optimiser = optax.adam(learning_rate)
         self.steps = jax.jit(self._steps)
-        self._score = jax.jit(jax.vmap(self._log_likelihood, (0, None)))
-        self._sites = jax.jit(jax.vmap(self._constrained, (0, None)))
+        self._score = jax.jit(jax.vmap(self._log_likelihood, (0, self.axis)))
+        self._sites = jax.jit(jax.vmap(self._constrained, (0, self.axis)))
 
     def minibatches(
-        self, comparisons: Comparisons, rows: np.ndarray, batch: int, most: int, weights: np.ndarray
+        self, sets: list[Comparisons], rows: np.ndarray, batch: int, most: int, weights: np.ndarray
     ) -> Iterator[tuple[Any, Any]]:
         """Batches of these rows, `most` stacked at once, each with its own items; what does not fill one is left."""
         count = len(rows) // batch
         calls = -(-count // most)
         for call in np.split(rows[: (count // calls) * calls * batch], calls):
             parts = call.reshape(-1, batch)
-            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(self._batch(comparisons, r) for r in parts))
+            stacked = _stack([self._batch(sets, part) for part in parts])
             yield as_jax(stacked), jnp.asarray(weights[:, parts].swapaxes(0, 1), jnp.float32)
 
-    def _batch(self, comparisons: Comparisons, rows: np.ndarray) -> tuple[Items, Comparisons]:
+    def _batch(self, sets: list[Comparisons], rows: np.ndarray) -> Any:
+        if self.axis == 0:
+            return _stack([self._of_one(answers, rows) for answers in sets])
+        return self._of_one(sets[0], rows)
+
+    def _of_one(self, comparisons: Comparisons, rows: np.ndarray) -> tuple[Items, Comparisons]:
         part, own = comparisons.take(rows), np.arange(len(rows))
         features = self.items.features[np.concatenate([part.first, part.second])].astype(np.float32)
         answers = Comparisons(
@@ -203,7 +213,7 @@ class _Networks:
     def start(self, key: Any, members: int, test: tuple[Any, Any]) -> Any:
         """Unconstrained prior draws [members, ...] of every site."""
         data = jax.tree.map(lambda leaf: leaf[0], test[0])
-        draws = jax.jit(jax.vmap(lambda one, data: prior_draw(self.model, one, *data), (0, None)))
+        draws = jax.jit(jax.vmap(lambda one, data: prior_draw(self.model, one, *data), (0, self.axis)))
         return draws(jax.random.split(key, members), data)
 
     def _steps(self, z: Any, state: Any, batches: Any, weights: Any) -> tuple[Any, Any]:
@@ -214,7 +224,7 @@ class _Networks:
 
         def step(carry: Any, batch: Any) -> tuple[Any, None]:
             z, state = carry
-            gradient = jax.vmap(jax.grad(loss), (0, None, 0))(z, *batch)
+            gradient = jax.vmap(jax.grad(loss), (0, self.axis, 0))(z, *batch)
             change, state = self.optimiser.update(gradient, state)
             return (optax.apply_updates(z, change), state), None
 
@@ -238,6 +248,10 @@ class _Networks:
         """Constrained sites [members, ...], in 64 bit."""
         found = self._sites(z, jax.tree.map(lambda leaf: leaf[0], test[0]))
         return {name: np.asarray(value, np.float64) for name, value in found.items()}
+
+
+def _stack(parts: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
 
 
 def _reweighted(answers: Comparisons, weight: Any) -> Comparisons:

@@ -8,7 +8,7 @@ import scipy.integrate
 import scipy.stats
 from scipy.special import expit
 
-from tercet.datasets import annotate, annotation_error, annotation_pairs, simulated_prompts
+from tercet.datasets import annotate, annotation_error, annotation_pairs, simulated_prompts, simulated_rewards
 from tercet.models import Items
 
 
@@ -120,6 +120,16 @@ def test_share_of_variance_between_prompts(seed, truth):
     fitted = np.linalg.lstsq(np.column_stack([items.features, np.ones(len(rewards))]), rewards, rcond=None)[0]
     left = (rewards - np.column_stack([items.features, np.ones(len(rewards))]) @ fitted).var()
     assert left < 1e-20 if truth == "linear" else left > 0.05
+
+
+def test_another_truth_for_the_same_items():
+    items, rewards = simulated_prompts(50, 4, 6, key=1)
+    again = simulated_rewards(items, "linear", key=2)
+    assert abs(np.corrcoef(again, rewards)[0, 1]) < 0.99
+    assert again.std() == pytest.approx(1.0)
+    assert np.linalg.lstsq(items.features - items.features.mean(0), again, rcond=None)[1][0] < 1e-18
+    with pytest.raises(ValueError, match="truth must be"):
+        simulated_rewards(items, "tree")
 
 
 def test_prompts_may_vary_in_directions_of_their_own():

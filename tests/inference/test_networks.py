@@ -146,8 +146,8 @@ def test_the_gradient_steps_are_those_of_the_log_posterior(rng):
 
     model = BradleyTerry(MLPHead(1.0, widths=(4,)))
     with jax.enable_x64(False):
-        networks = _Networks(model, items, 20, 1e-4)
-        ((data, weights),) = networks.minibatches(answers, rng.permutation(20), 20, 1, np.ones((1, 20)))
+        networks = _Networks(model, items, 20, 1e-4, own=False)
+        ((data, weights),) = networks.minibatches([answers], rng.permutation(20), 20, 1, np.ones((1, 20)))
         z = networks.start(jax.random.key(0), 1, (data, weights))
         after, _ = networks.steps(z, networks.optimiser.init(z), data, weights)
     with jax.enable_x64(True):
@@ -157,6 +157,22 @@ def test_the_gradient_steps_are_those_of_the_log_posterior(rng):
         moved = np.asarray(after[name] - value)[0]
         clear = np.abs(slope[name]) > 1e-3
         np.testing.assert_allclose(moved[clear], 1e-4 * np.sign(slope[name])[clear], rtol=0.02)
+
+
+def test_networks_on_data_of_their_own_are_those_trained_alone(bent):
+    """Two sets of answers side by side; where both sets are the same, so are the held-out losses of equal starts."""
+    items, rewards, answers = bent
+    model = BradleyTerry(MLPHead(widths=(8,)))
+    flipped = Comparisons(answers.first, answers.second, 1.0 - answers.outcome)
+    both = train(model, items, [answers, flipped], key=2, options=QUICK)
+    shared = train(model, items, answers, members=2, key=2, options=QUICK)
+    same = min(len(both.held_out_log_loss), len(shared.held_out_log_loss), 5)
+    np.testing.assert_allclose(both.held_out_log_loss[:same, 0], shared.held_out_log_loss[:same, 0], rtol=1e-3)
+    r = model.head.rewards(both.sites, items)
+    assert spearman(r[0], rewards) > 0.85
+    assert spearman(r[1], rewards) < -0.85
+    with pytest.raises(ValueError, match="sets of one length"):
+        train(model, items, [answers, answers.take(np.arange(100))])
 
 
 def test_members_of_an_ensemble_disagree_away_from_the_data(bent):
