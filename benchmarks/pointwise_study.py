@@ -5,7 +5,7 @@ python benchmarks/pointwise_study.py --smoke
 
 Each cell: 500 prompts of 10 responses answered (1 or 4 pairs a prompt), the mean Spearman correlation of rewards with
 the truth within 100 other prompts. Tasks: simulated embeddings (32 dimensions, half the variance between prompts) with
-a linear or an MLP truth, anew for every seed; bundled words in groups of ten (their prompts), mean ratings as the truth.
+a linear or MLP truth, anew for every seed; bundled words in groups of ten (their prompts), mean ratings as the truth.
 Networks of all seeds and qualities are trained side by side in one program; linear heads are exact, LightGBM is looped.
 
 Trends claimed by the paper (arXiv 2411.04991), and how each is tested here. Written down before the first run:
