@@ -79,7 +79,7 @@ def cells(name: str, scheme: str, per_prompt: int, seeds: int, prompts: int) -> 
     try:
         from lightgbm import LGBMClassifier
 
-        trees = LGBMClassifier(n_estimators=100, num_leaves=15, learning_rate=0.05, n_jobs=2, verbose=-1)
+        trees = LGBMClassifier(n_estimators=100, num_leaves=15, learning_rate=0.05, n_jobs=1, verbose=-1)
         scores["point-wise LightGBM"] = [fit_pointwise(trees, asked, y)(items) for y in sets]
     except ImportError:
         print("LightGBM is not installed: its arm is left out")
