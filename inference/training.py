@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from tercet.models._inputs import as_generator, as_jax, as_key
 from tercet.models.data import Comparisons, Items
 from tercet.models.mlp_head import MLPHead, check_standardised
 from tercet.models.preferences import ComparisonModel
+
+Data = TypeVar("Data", Items, Comparisons)
 
 STEPS = 16  # minibatches handed over at once
 LEAST_STEPS = 20  # between two looks at the held-out comparisons
@@ -116,14 +118,16 @@ def train(
             "training needs a member and two comparisons (one to learn from, one held out), sets of one length; got "
             f"members={members} and sets of {sorted(set(map(len, sets)))} comparison(s)."
         )
+    if len({answers.annotator_ids for answers in sets}) > 1:
+        raise ValueError("sets of comparisons trained side by side must share one list of annotators (annotator_ids).")
     for answers in sets:
         model.check(items, answers)
     check_standardised(items)
     rng = as_generator(key)
     out = np.zeros(len(sets[0]), bool)
     out[rng.permutation(len(out))[: max(1, round(options.held_out * len(out)))]] = True
-    held, kept = [answers.take(out) for answers in sets], [answers.take(~out) for answers in sets]
-    size = int(np.count_nonzero(~out))
+    held, kept = (_together([answers.take(rows) for answers in sets]) for rows in (out, ~out))
+    size = kept.first.shape[-1]
     weights = rng.poisson(1.0, (members, size)) if bootstrap else np.ones((members, size))
     with jax.enable_x64(False):
         networks = _Networks(model, items, size, options.learning_rate, len(sets) > 1)
@@ -132,10 +136,10 @@ def train(
 
 
 def _until_no_better(
-    networks: _Networks, held: list[Comparisons], kept: list[Comparisons], weights: np.ndarray, key: Any,
+    networks: _Networks, held: Comparisons, kept: Comparisons, weights: np.ndarray, key: Any,
     options: TrainingOptions, rng: np.random.Generator, progress: bool,
 ) -> Training:  # fmt: skip
-    size, left = len(kept[0]), len(held[0])
+    size, left = kept.first.shape[-1], held.first.shape[-1]
     tests = list(networks.minibatches(held, np.arange(left), min(EVALUATED, left), 1, np.ones((1, left))))
     z = networks.start(key, len(weights), tests[0])
     state, best_z = networks.optimiser.init(z), z
@@ -180,6 +184,7 @@ class _Networks:
 
     def __init__(self, model: ComparisonModel, items: Items, size: int, learning_rate: float, own: bool) -> None:
         self.model, self.items, self.size = model, items, size
+        self.bare = Items(np.zeros((1, items.features.shape[1]), np.float32))  # a minibatch before its features
         self.axis = 0 if own else None  # whether each member has comparisons of its own
         self.optimiser = optax.adam(learning_rate)
         self.steps = jax.jit(self._steps)
@@ -187,28 +192,22 @@ class _Networks:
         self._sites = jax.jit(jax.vmap(self._constrained, (0, self.axis)))
 
     def minibatches(
-        self, sets: list[Comparisons], rows: np.ndarray, batch: int, most: int, weights: np.ndarray
+        self, answers: Comparisons, rows: np.ndarray, batch: int, most: int, weights: np.ndarray
     ) -> Iterator[tuple[Any, Any]]:
         """Batches of these rows, `most` stacked at once, each with its own items; what does not fill one is left."""
         count = len(rows) // batch
         calls = -(-count // most)
         for call in np.split(rows[: (count // calls) * calls * batch], calls):
             parts = call.reshape(-1, batch)
-            stacked = _stack([self._batch(sets, part) for part in parts])
-            yield as_jax(stacked), jnp.asarray(weights[:, parts].swapaxes(0, 1), jnp.float32)
+            yield as_jax(self._gather(answers, parts)), jnp.asarray(weights[:, parts].swapaxes(0, 1), jnp.float32)
 
-    def _batch(self, sets: list[Comparisons], rows: np.ndarray) -> Any:
-        if self.axis == 0:
-            return _stack([self._of_one(answers, rows) for answers in sets])
-        return self._of_one(sets[0], rows)
-
-    def _of_one(self, comparisons: Comparisons, rows: np.ndarray) -> tuple[Items, Comparisons]:
-        part, own = comparisons.take(rows), np.arange(len(rows))
-        features = self.items.features[np.concatenate([part.first, part.second])].astype(np.float32)
-        answers = Comparisons(
-            own, own + len(rows), part.outcome, part.weights, part.annotator, part.annotator_ids
-        )  # fmt: skip
-        return Items(features), answers
+    def _gather(self, answers: Comparisons, rows: np.ndarray) -> tuple[Items, Comparisons]:
+        """Comparisons `rows` [steps, batch], each batch with the items it is about: leaves [steps, (sets,) ...]."""
+        part = jax.tree.map(lambda leaf: np.moveaxis(leaf[..., rows], -2, 0), answers)
+        ends = np.concatenate([part.first, part.second], axis=-1)
+        features = self.items.features[ends.reshape(-1)].astype(np.float32).reshape(*ends.shape, -1)
+        first = np.broadcast_to(np.arange(rows.shape[1]), part.first.shape)
+        return _with(self.bare, features=features), _with(part, first=first, second=first + rows.shape[1])
 
     def start(self, key: Any, members: int, test: tuple[Any, Any]) -> Any:
         """Unconstrained prior draws [members, ...] of every site."""
@@ -220,7 +219,10 @@ class _Networks:
         def loss(z: Any, data: Any, weight: Any) -> Any:
             items, answers = data
             scale = self.size / weight.shape[-1]
-            return potential_energy(self.model, (items, _reweighted(answers, scale * weight)), {}, z) / self.size
+            return (
+                potential_energy(self.model, (items, _with(answers, weight=answers.weight * scale * weight)), {}, z)
+                / self.size
+            )
 
         def step(carry: Any, batch: Any) -> tuple[Any, None]:
             z, state = carry
@@ -250,12 +252,15 @@ class _Networks:
         return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
 
-def _stack(parts: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+def _together(sets: list[Comparisons]) -> Comparisons:
+    """Sets of one length as one object of arrays [sets, m]; a single set keeps its arrays [m]."""
+    weighted = [_with(answers, weight=answers.weights) for answers in sets]
+    return jax.tree.map(lambda *leaves: np.stack(leaves) if len(sets) > 1 else leaves[0], *weighted)
 
 
-def _reweighted(answers: Comparisons, weight: Any) -> Comparisons:
-    """The same answers with other weights, zeros allowed, also while JAX traces."""
-    again = copy.copy(answers)
-    object.__setattr__(again, "weight", answers.weight * weight)
+def _with(data: Data, **fields: Any) -> Data:
+    """The same object with other arrays, unchecked: batched ones, traced ones, weights of zero."""
+    again = copy.copy(data)
+    for name, value in fields.items():
+        object.__setattr__(again, name, value)
     return again

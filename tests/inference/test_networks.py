@@ -147,7 +147,7 @@ def test_the_gradient_steps_are_those_of_the_log_posterior(rng):
     model = BradleyTerry(MLPHead(1.0, widths=(4,)))
     with jax.enable_x64(False):
         networks = _Networks(model, items, 20, 1e-4, own=False)
-        ((data, weights),) = networks.minibatches([answers], rng.permutation(20), 20, 1, np.ones((1, 20)))
+        ((data, weights),) = networks.minibatches(answers, rng.permutation(20), 20, 1, np.ones((1, 20)))
         z = networks.start(jax.random.key(0), 1, (data, weights))
         after, _ = networks.steps(z, networks.optimiser.init(z), data, weights)
     with jax.enable_x64(True):
