@@ -141,8 +141,8 @@ def _until_no_better(
 ) -> Training:  # fmt: skip
     size, left = kept.first.shape[-1], held.first.shape[-1]
     tests = list(networks.minibatches(held, np.arange(left), min(EVALUATED, left), 1, np.ones((1, left))))
-    z = networks.start(key, len(weights), tests[0])
-    state, best_z = networks.optimiser.init(z), z
+    z, state = networks.start(key, len(weights), tests[0])
+    best_z = z
     history, lowest = [networks.score(z, tests)], np.full(len(weights), np.inf)
     best = np.zeros(len(weights), int)
     batch = min(options.batch, size)
@@ -180,16 +180,13 @@ def _choose(better: np.ndarray, new: Any, old: Any) -> Any:
 
 
 class _Networks:
-    """The programs of a training: start, steps, scores, for all members at once; compiled once each."""
+    """The networks of a training, all members at once. Its programs are compiled once for a model and its shapes."""
 
     def __init__(self, model: ComparisonModel, items: Items, size: int, learning_rate: float, own: bool) -> None:
         self.model, self.items, self.size = model, items, size
         self.bare = Items(np.zeros((1, items.features.shape[1]), np.float32))  # a minibatch before its features
-        self.axis = 0 if own else None  # whether each member has comparisons of its own
-        self.optimiser = optax.adam(learning_rate)
-        self.steps = jax.jit(self._steps)
-        self._score = jax.jit(jax.vmap(self._log_likelihood, (0, self.axis)))
-        self._sites = jax.jit(jax.vmap(self._constrained, (0, self.axis)))
+        self.own = own  # whether each member has comparisons of its own
+        self.learning_rate = learning_rate
 
     def minibatches(
         self, answers: Comparisons, rows: np.ndarray, batch: int, most: int, weights: np.ndarray
@@ -209,47 +206,80 @@ class _Networks:
         first = np.broadcast_to(np.arange(rows.shape[1]), part.first.shape)
         return _with(self.bare, features=features), _with(part, first=first, second=first + rows.shape[1])
 
-    def start(self, key: Any, members: int, test: tuple[Any, Any]) -> Any:
-        """Unconstrained prior draws [members, ...] of every site."""
-        data = jax.tree.map(lambda leaf: leaf[0], test[0])
-        draws = jax.jit(jax.vmap(lambda one, data: prior_draw(self.model, one, *data), (0, self.axis)))
-        return draws(jax.random.split(key, members), data)
+    def start(self, key: Any, members: int, test: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Unconstrained prior draws [members, ...] of every site, and the optimiser's state."""
+        z = _start(self.model, self.own, jax.random.split(key, members), _first(test))
+        return z, optax.adam(self.learning_rate).init(z)
 
-    def _steps(self, z: Any, state: Any, batches: Any, weights: Any) -> tuple[Any, Any]:
-        def loss(z: Any, data: Any, weight: Any) -> Any:
-            items, answers = data
-            scale = self.size / weight.shape[-1]
-            return (
-                potential_energy(self.model, (items, _with(answers, weight=answers.weight * scale * weight)), {}, z)
-                / self.size
-            )
-
-        def step(carry: Any, batch: Any) -> tuple[Any, None]:
-            z, state = carry
-            gradient = jax.vmap(jax.grad(loss), (0, self.axis, 0))(z, *batch)
-            change, state = self.optimiser.update(gradient, state)
-            return (optax.apply_updates(z, change), state), None
-
-        return jax.lax.scan(step, (z, state), (batches, weights))[0]
+    def steps(self, z: Any, state: Any, batches: Any, weights: Any) -> tuple[Any, Any]:
+        """Sites and state after a step on each of these minibatches."""
+        return _steps(self.model, self.own, z, state, batches, weights, self.size, self.learning_rate)
 
     def score(self, z: Any, tests: list[tuple[Any, Any]]) -> np.ndarray:
         """Held-out log loss [members]."""
-        parts = [np.asarray(self._score(z, jax.tree.map(lambda leaf: leaf[0], data))) for data, _ in tests]
+        parts = [np.asarray(_score(self.model, self.own, z, _first(test))) for test in tests]
         return -np.sum(parts, axis=0)[:, 0] / np.sum(parts, axis=0)[:, 1]
 
-    def _log_likelihood(self, z: Any, data: Any) -> Any:
-        found = trace(substitute(seed(self.model, 0), data=self._constrained(z, data))).get_trace(*data)
+    def sites(self, z: Any, test: tuple[Any, Any]) -> dict[str, np.ndarray]:
+        """Constrained sites [members, ...], in 64 bit."""
+        found = _sites(self.model, self.own, z, _first(test))
+        return {name: np.asarray(value, np.float64) for name, value in found.items()}
+
+
+def _first(batches: tuple[Any, Any]) -> Any:
+    """The data of the first of some minibatches, without their weights."""
+    return jax.tree.map(lambda leaf: leaf[0], batches[0])
+
+
+def _axis(own: bool) -> int | None:
+    return 0 if own else None
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _start(model: ComparisonModel, own: bool, keys: Any, data: Any) -> Any:
+    return jax.vmap(lambda key, data: prior_draw(model, key, *data), (0, _axis(own)))(keys, data)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _steps(
+    model: ComparisonModel, own: bool, z: Any, state: Any, batches: Any, weights: Any, size: Any, learning_rate: Any
+) -> tuple[Any, Any]:
+    optimiser = optax.adam(learning_rate)
+
+    def loss(z: Any, data: Any, weight: Any) -> Any:
+        items, answers = data
+        scaled = _with(answers, weight=answers.weight * (size / weight.shape[-1]) * weight)
+        return potential_energy(model, (items, scaled), {}, z) / size
+
+    def step(carry: Any, batch: Any) -> tuple[Any, None]:
+        z, state = carry
+        gradient = jax.vmap(jax.grad(loss), (0, _axis(own), 0))(z, *batch)
+        change, state = optimiser.update(gradient, state)
+        return (optax.apply_updates(z, change), state), None
+
+    return jax.lax.scan(step, (z, state), (batches, weights))[0]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _score(model: ComparisonModel, own: bool, z: Any, data: Any) -> Any:
+    """Log likelihood and weight [members, 2] of some comparisons."""
+
+    def of_one(z: Any, data: Any) -> Any:
+        found = trace(substitute(seed(model, 0), data=_constrained(model, z, data))).get_trace(*data)
         observed = [s for s in found.values() if s["type"] == "sample" and s["is_observed"]]
         total = sum(jnp.sum(log_prob(site)) for site in observed)
         return jnp.stack([total, jnp.sum(data[1].weight)])
 
-    def _constrained(self, z: Any, data: Any) -> Any:
-        return constrain_fn(self.model, data, {}, z, return_deterministic=True)
+    return jax.vmap(of_one, (0, _axis(own)))(z, data)
 
-    def sites(self, z: Any, test: tuple[Any, Any]) -> dict[str, np.ndarray]:
-        """Constrained sites [members, ...], in 64 bit."""
-        found = self._sites(z, jax.tree.map(lambda leaf: leaf[0], test[0]))
-        return {name: np.asarray(value, np.float64) for name, value in found.items()}
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _sites(model: ComparisonModel, own: bool, z: Any, data: Any) -> Any:
+    return jax.vmap(partial(_constrained, model), (0, _axis(own)))(z, data)
+
+
+def _constrained(model: ComparisonModel, z: Any, data: Any) -> Any:
+    return constrain_fn(model, data, {}, z, return_deterministic=True)
 
 
 def _together(sets: list[Comparisons]) -> Comparisons:
