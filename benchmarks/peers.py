@@ -14,7 +14,7 @@ Job = Callable[[], dict[str, Any]]
 
 def versions() -> str:
     found = []
-    for package in ("scikit-learn", "choix", "jax", "numpy"):
+    for package in ("scikit-learn", "choix", "arena-rank", "laplace-torch", "torch", "jax", "numpy"):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -102,6 +102,77 @@ def choix_ilsr(data: Data) -> Job:
     def run() -> dict[str, Any]:
         ability = choix.ilsr_pairwise(int(data["items"]), outcomes, alpha=0.0, max_iter=1_000, tol=1e-9)
         return {"ability": ability - ability.mean()}
+
+    return run
+
+
+# arena-rank -----------------------------------------------------------------------------------------------------
+
+
+def arena_rank(data: Data) -> Job:
+    """L-BFGS, then sandwich intervals; its data set (repeated games counted once) is made beforehand."""
+    from time import perf_counter
+
+    import pandas as pd
+    from arena_rank.models.bradley_terry import BradleyTerry
+    from arena_rank.utils.data_utils import PairDataset
+
+    winner = np.where(data["outcome"] > 0.5, "model_a", "model_b")
+    games = pd.DataFrame({"model_a": data["first"], "model_b": data["second"], "winner": winner})
+    start = perf_counter()
+    dataset = PairDataset.from_pandas(games)
+    dataset.opt_weights.block_until_ready()
+    preparing = perf_counter() - start
+
+    def run() -> dict[str, Any]:
+        model = BradleyTerry(dataset.n_competitors, scale=1.0, base=np.e, init_rating=0.0)
+        found = model.compute_ratings_and_cis(dataset)
+        np.asarray(found["rating_upper"])
+        ability = np.asarray(found["ratings"])
+        return {"ability": ability - ability.mean(), "_s to prepare its data set, not counted": preparing}
+
+    return run
+
+
+# laplace-torch --------------------------------------------------------------------------------------------------
+
+
+def laplace_torch(data: Data) -> Job:
+    """Differences, MAP by torch's L-BFGS, then its full Laplace of a linear layer against a class of logit 0."""
+    import torch
+    from laplace import Laplace
+
+    class Head(torch.nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(width, 1, bias=False, dtype=torch.float64)
+
+        def forward(self, rows: Any) -> Any:
+            logit = self.linear(rows)
+            return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+    def run() -> dict[str, Any]:
+        rows, ridge = torch.from_numpy(_differences(data)), _ridge(data, float(data["prior_sd"]))
+        classes, head = torch.from_numpy(data["outcome"]).long(), Head(rows.shape[1])
+        torch.nn.init.zeros_(head.linear.weight)
+        search = torch.optim.LBFGS(
+            head.parameters(), max_iter=1_000, tolerance_grad=1e-8, tolerance_change=0.0, line_search_fn="strong_wolfe"
+        )
+
+        def loss() -> Any:
+            search.zero_grad()
+            fit = torch.nn.functional.cross_entropy(head(rows), classes, reduction="sum")
+            total = fit + 0.5 * ridge * head.linear.weight.square().sum()
+            total.backward()
+            return total
+
+        search.step(loss)
+        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(rows, classes), batch_size=len(rows))
+        found = Laplace(head, "classification", "all", "full", prior_precision=ridge)
+        found.fit(loader)
+        weights = head.linear.weight.detach().numpy()[0]
+        precision = found.posterior_precision.detach().numpy()
+        return {"weights": weights.copy(), "log_determinant": _log_determinant(precision)}
 
     return run
 

@@ -83,7 +83,10 @@ AUTOGRAD = Peer("autograd of logdet (JAX)", "autograd_of_logdet")
 ROWS = (
     Row(
         "wide", "linear head, 20,000 pairs x 2,048: MAP + Laplace", "linear", "wide", DENSE, 1e-6,
-        (Peer("scikit-learn + NumPy Hessian", "scikit_learn_laplace", "scikit-learn"),), seconds=4,
+        (
+            Peer("scikit-learn + NumPy Hessian", "scikit_learn_laplace", "scikit-learn"),
+            Peer("laplace-torch, full", "laplace_torch", "laplace-torch"),
+        ), seconds=4,
     ),
     Row(
         "wide-learned", "the same, prior scale learned", "linear_learned", "wide",
@@ -98,12 +101,12 @@ ROWS = (
     ),
     Row(
         "games", "abilities, 1,000 items, 300,000 games, intervals", "abilities", "games", MAXIMISE, 1e-6,
-        (Peer("choix ilsr", "choix_ilsr", "choix"),), seconds=1.5,
+        (Peer("choix ilsr", "choix_ilsr", "choix"), Peer("arena-rank", "arena_rank", "arena-rank")), seconds=1.5,
         note="choix gives no intervals; its list of tuples is made beforehand",
     ),
     Row(
         "many-games", "abilities, 300 items, 2,000,000 games, intervals", "abilities", "many_games", MAXIMISE, 1e-6,
-        seconds=1.5,
+        (Peer("arena-rank", "arena_rank", "arena-rank"),), seconds=1.5,
     ),
     Row(
         "published-d", "published D-optimality, 100,000 pairs x 64, best 256", "published_d", "candidates", AUTOGRAD,
@@ -127,7 +130,8 @@ def environment(package: str) -> str | None:
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if (folder / "ready").exists():
         return str(python)
-    print(f"installing {package} into {folder}", file=sys.stderr)
+    size = " (torch: 6 GB)" if package == "laplace-torch" else ""
+    print(f"installing {package}{size} into {folder}", file=sys.stderr)
     try:
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
