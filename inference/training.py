@@ -237,7 +237,12 @@ def _axis(own: bool) -> int | None:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _start(model: ComparisonModel, own: bool, keys: Any, data: Any) -> Any:
-    return jax.vmap(lambda key, data: prior_draw(model, key, *data), (0, _axis(own)))(keys, data)
+    def of_one(key: Any, data: Any) -> Any:
+        z = prior_draw(model, key, *data)
+        # A learned scale starts at 1: from a draw near zero a network of rewards near zero learns nothing.
+        return z | {name: jnp.zeros_like(value) for name, value in z.items() if name == "prior_sd"}
+
+    return jax.vmap(of_one, (0, _axis(own)))(keys, data)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -5,6 +5,7 @@ Each is a frozen object that *is* a NumPyro model, `model(items, comparisons)`, 
 - those of its head (`weights` or `ability`, and `prior_sd` where that is learned),
 - `order_effect` (optional): added to the logit of whichever item comes first,
 - `precision` (optional, plate `annotator`) and `precision_spread`: how sharply each annotator tells items apart,
+  beside the average of all,
 - `tie_strength` (Davidson),
 - `outcome` (observed, plate `comparison`).
 """
@@ -16,6 +17,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -46,7 +48,8 @@ class ComparisonModel(abc.ABC):
     order_effect : bool
         Add an effect of being shown first, Normal(0, 1), to the logit.
     annotators : bool
-        Multiply the logit by the annotator's precision, LogNormal(0, s), s half-Normal(1): a precision near zero is
+        Multiply the logit by the annotator's precision, exp(s z_a) / mean_b exp(s z_b) with z_a ~ Normal(0, 1) and s
+        half-Normal(1): the average is 1, so that the scale of rewards is the head's alone; a precision near zero is
         an annotator who answers at random.
     """
 
@@ -151,7 +154,9 @@ class ComparisonModel(abc.ABC):
         spread = numpyro.sample("precision_spread", dist.HalfNormal(1.0))
         with numpyro.plate("annotator", len(comparisons.annotator_ids)):
             base = numpyro.sample("precision_base", dist.Normal(0.0, 1.0))
-            return numpyro.deterministic("precision", jnp.exp(spread * base))
+            # Not LogNormal: rewards could shrink while every precision grows, and the joint mode has them do so.
+            relative = jax.nn.softmax(spread * base) * base.shape[0]
+            return numpyro.deterministic("precision", relative)
 
 
 @dataclass(frozen=True)
