@@ -265,6 +265,27 @@ def test_an_annotator_who_answers_at_random_is_found_and_harmless(seed, liar):
     assert np.corrcoef(here, there)[0, 1] > 0.99
 
 
+def test_precisions_leave_the_scale_to_the_rewards(seed):
+    """Scale learned, two of six at random: predictions near those without the two, and better than all alike."""
+    rng = np.random.default_rng(seed)
+    items, rewards = simulated_prompts(200, 1, 20, 0.0, key=seed)
+    pairs, test = (annotation_pairs(items, rewards, "cross-prompt", k, key=k + seed) for k in (6, 10))
+    who = rng.integers(6, size=len(pairs))
+    outcome = np.where(who < 2, rng.integers(0, 2, len(pairs)), annotate(rewards, pairs, 2.0, key=seed).outcome)
+    crowd = Comparisons(*pairs.T, outcome, annotator=who)
+    truth = expit(2.0 * (rewards[test[:, 0]] - rewards[test[:, 1]]) / rewards.std())
+    each, alike, careful = (
+        log_loss(win_probability(laplace(model, items, answers), items, test), truth)
+        for model, answers in (
+            (BradleyTerry(annotators=True), crowd),
+            (BradleyTerry(), crowd),
+            (BradleyTerry(), crowd.take(who >= 2)),
+        )
+    )
+    assert careful < each < alike
+    assert each - careful < 0.5 * (alike - careful)
+
+
 def test_position_bias_is_recovered(seed):
     """Within five posterior sd, and without it rewards are no worse than had there been none."""
     items, rewards = simulated_prompts(60, 1, 5, 0.0, key=seed)
