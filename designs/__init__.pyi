@@ -25,6 +25,12 @@ from .criteria import (
 )
 from .k_centre import SITE_CRITERIA as SITE_CRITERIA
 from .k_centre import KCentre as KCentre
+from .label_store import Ask as Ask
+from .label_store import Label as Label
+from .label_store import LabelConflictError as LabelConflictError
+from .label_store import LabelStore as LabelStore
+from .label_store import Proposal as Proposal
+from .label_store import Round as Round
 from .pool import PairCandidates as PairCandidates
 from .selection import Selection as Selection
 from .selection import select as select
