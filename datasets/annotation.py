@@ -237,7 +237,7 @@ def simulated_annotator(
     --------
     >>> from tercet.datasets import simulated_annotator
     >>> from tercet.models import Items
-    >>> ask = simulated_annotator(Items.named(["tea", "water", "ink"]), [2, 1, -9], quality=-1)
+    >>> ask = simulated_annotator(Items.named(["tea", "water", "ink"]), [2, 1, -9], quality=-1.0)
     >>> ask("tea", "ink"), ask("ink", "water")
     (1.0, 0.0)
     """

@@ -100,7 +100,8 @@ class AnnotationLoop:
         pairs = self._positions([asks[label.ask] for label in labels])
         who = list(dict.fromkeys(label.annotator for label in labels))
         codes = [who.index(label.annotator) for label in labels]
-        return Comparisons(pairs[:, 0], pairs[:, 1], [label.outcome for label in labels], None, codes, who)
+        outcome = np.array([label.outcome for label in labels], dtype=float)
+        return Comparisons(pairs[:, 0], pairs[:, 1], outcome, None, codes, who)
 
     def fit(self) -> GaussianPosterior:
         """The model fitted on every answer so far."""

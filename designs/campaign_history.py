@@ -35,7 +35,7 @@ def recent_z(store: LabelStore, answers: int = RECENT) -> float:
 
 
 def campaign_history(store: LabelStore) -> pd.DataFrame:
-    """Give one row a round: is design paying, and can its predictions be trusted?
+    """Give one row a round: whether design is paying, and whether its predictions can be trusted.
 
     Parameters
     ----------
@@ -74,12 +74,10 @@ def campaign_history(store: LabelStore) -> pd.DataFrame:
 
 
 def _answered(store: LabelStore) -> _Answered:
-    asks, inflation = (
-        {ask.id: ask for ask in store.asks()},
-        {r.number: r.facts.get("inflation") for r in store.rounds()},
-    )
+    asks = {ask.id: ask for ask in store.asks()}
+    inflation = {batch.number: batch.facts.get("inflation", 1.0) for batch in store.rounds()}
     rows = [
-        (asks[label.ask].round, asks[label.ask].prediction, label.outcome, inflation[asks[label.ask].round] or 1.0)
+        (asks[label.ask].round, asks[label.ask].prediction, label.outcome, inflation[asks[label.ask].round])
         for label in store.labels()
         if label.outcome is not None and asks[label.ask].prediction is not None
     ]

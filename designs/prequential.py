@@ -12,7 +12,7 @@ from tercet.designs.pool import PairPool
 from tercet.models._inputs import as_floats, as_generator, same_length
 
 ALARM = 3.0
-"""z above which predictions count as overconfident: by chance at most once in 740 rounds."""
+"""z above which predictions count as overconfident: by chance in 1 batch of 740, of 100 where posteriors are wide."""
 DRAWS = 1000
 _CLOSEST = 1e-9  # probabilities are kept this far from 0 and 1: one answer never weighs infinitely
 
@@ -34,7 +34,7 @@ class Prequential(NamedTuple):
     z: float
 
 
-def prequential(prediction: ArrayLike, outcome: ArrayLike, inflation: ArrayLike = 1.0) -> Prequential:
+def prequential(prediction: ArrayLike, outcome: ArrayLike, inflation: float | ArrayLike = 1.0) -> Prequential:
     """Compare predictions with answers that came after them.
 
     The log loss exceeds the entropy of its prediction p by (p - y) logit p. Were the predictions right, the sum of

@@ -19,7 +19,7 @@ from tercet.models.data import Items
 if TYPE_CHECKING:
     import pandas as pd
 
-RANDOM_BATCHES = 20  # batches behind the expectation of a random one
+RANDOM_BATCHES = 10  # batches behind the expectation of a random one
 
 
 class BatchWorth(NamedTuple):
@@ -56,7 +56,7 @@ def batch_worth(batch: PairPool, candidates: PairPool, key: Any = 0) -> BatchWor
     ----------
     batch : the pairs to be asked
     candidates : what they were chosen from, at least as many
-    key : int seed or JAX key, for 20 random batches
+    key : int seed or JAX key, for 10 random batches
     """
     fall = variance_falls(batch.sample(np.arange(len(batch)))).sum()
     random = [falls.sum() for falls in _random_falls(candidates, len(batch), key)]
@@ -74,7 +74,7 @@ def stopping_curve(
     exclude: Any = None,
     key: Any = 0,
 ) -> pd.DataFrame:
-    """Expected target variance left by number of further labels, designed and at random: is it worth going on?
+    """Expected target variance left by number of further labels, designed and at random.
 
     The target variance is the average posterior variance of the reward differences that the model will be used on. It
     falls as if all labels were chosen now and each told what it is expected to tell; refits on the way do better.
@@ -105,11 +105,9 @@ def stopping_curve(
 
     known = as_items(posterior, items)
     pairs = list_candidates(known, candidates, key, exclude)
-    chosen = select_pairs(
-        known, posterior, labels, candidates=pairs, criterion=criterion, target=target, key=key
-    ).chosen
+    picked = select_pairs(known, posterior, labels, candidates=pairs, criterion=criterion, target=target, key=key)
     pool = PairCandidates(known, pairs).pool(posterior, target)
-    designed = variance_falls(PairCandidates(known, chosen).pool(posterior, target))
+    designed = variance_falls(PairCandidates(known, picked.chosen).pool(posterior, target))
     random = np.mean(list(_random_falls(pool, labels, key)), axis=0)
     now = target_variance(pool)
     left = {"variance": designed, "random_variance": random}
