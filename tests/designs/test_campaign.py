@@ -391,7 +391,7 @@ def test_stopping_curve_of_what_is_left(world: World, open_loop: Opener) -> None
 
 @pytest.mark.slow
 def test_networks_and_annotators(world: World, open_loop: Opener) -> None:
-    for model in (BradleyTerry(MLPHead((8,), prior_sd=1.0)), BradleyTerry(LinearHead(1.0), annotators=True)):
+    for model in (BradleyTerry(MLPHead(widths=(8,), prior_sd=1.0)), BradleyTerry(LinearHead(1.0), annotators=True)):
         loop = open_loop(f"{type(model.head).__name__}.db", model=model, batch=20)
         run(loop, world, 20)
         assert run(loop, world, 40, who="Bob") == 40
