@@ -406,6 +406,7 @@ def test_interruption(files: Files, run: Run) -> None:
         assert run(*BASIC) == (130, "", ["tercet-select: interrupted; nothing was written."])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="shell pipelines")
 def test_a_reader_that_leaves_early_is_no_error(files: Files) -> None:
     line = f"'{sys.executable}' -m tercet.designs.command_line --features f.npy --budget 700 --quiet | true"
