@@ -18,10 +18,13 @@ from tercet.designs import (
     LabelStore,
     PromptAnnotator,
     Proposal,
+    campaign_history,
     candidate_pairs,
+    prequential,
     select_pairs,
 )
 from tercet.designs import campaign as campaign_module
+from tercet.designs.campaign_history import recent_z
 from tercet.inference import laplace, log_loss, reward, spearman, win_probability
 from tercet.models import BradleyTerry, Comparisons, Items, LinearHead, MLPHead
 
@@ -151,11 +154,14 @@ def test_a_stop_loses_nothing_and_the_campaign_goes_on(
 
 
 def test_the_first_item_is_drawn_at_random(world: World, open_loop: Opener) -> None:
-    """From candidates that are listed in order; binomial, false-alarm rate 1e-6."""
-    run(open_loop(candidates="all", batch=100), world, 100)
+    """From candidates that are listed in order, in a random and in a designed round; binomial, 1e-6 false alarms."""
+    loop = open_loop(candidates="all", batch=60)
+    run(loop, world, 60)
+    run(loop, world, 120)
     place = {name: k for k, name in enumerate(world.items.names)}
-    lower = sum(place[first] < place[second] for first, second in world.asked)
-    assert scipy.stats.binomtest(lower, 100).pvalue > 1e-6
+    lower = [place[first] < place[second] for first, second in world.asked]
+    assert scipy.stats.binomtest(sum(lower[:60]), 60).pvalue > 1e-6
+    assert scipy.stats.binomtest(sum(lower[60:]), 60).pvalue > 1e-6
 
 
 def test_ties_and_numbers(world: World, open_loop: Opener) -> None:
@@ -167,7 +173,8 @@ def test_ties_and_numbers(world: World, open_loop: Opener) -> None:
     assert answers.outcome.tolist() == [0.5, 1.0, 0.0, 0.25, 1.0]
 
 
-def test_skips_are_for_others(world: World, open_loop: Opener) -> None:
+def test_skips_are_for_others(world: World, open_loop: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign_module, "SKIPS", 2)  # never reached: no two in a row are skipped
     loop, seen = open_loop(), Counter[Any]()
 
     def picky(first: Any, second: Any) -> Any:
@@ -344,6 +351,21 @@ def test_the_guard_mixes_in_random_pairs_when_predictions_fail(world: World, ope
     assert history["random_share"].tolist()[1:] == [0.0, 0.0, 0.5]
     counts = Counter(ask.criterion for ask in loop.store.asks() if ask.round == 4)
     assert counts == {"random": 10, "greedy V": 10}
+
+
+def test_the_guard_forgets_what_is_long_past(world: World, open_loop: Opener) -> None:
+    """Twenty predictions that failed, then ten that held; each round with its own inflation."""
+    store = open_loop().store
+    for number, (size, inflation) in enumerate([(20, 4.0), (10, 2.0)], start=1):
+        asks = [Proposal(f"item {number}", f"item {k + 5}", "x", 0.9) for k in range(size)]
+        store.propose(number, asks, "x", {"labels": 0, "inflation": inflation})
+    outcomes = [0.0] * 20 + [1.0] * 9 + [0.0]
+    for ask, outcome in zip(store.asks(), outcomes, strict=True):
+        store.record(ask.id, outcome, "Ann")
+    assert recent_z(store) == pytest.approx(prequential([0.9] * 30, outcomes, [4.0] * 20 + [2.0] * 10).z)
+    assert recent_z(store) > 3
+    assert recent_z(store, 10) == pytest.approx(0.0)
+    assert campaign_history(store)["z"][0] == pytest.approx(prequential([0.9] * 20, [0.0] * 20, 4.0).z)
 
 
 def test_the_same_name_in_two_processes(world: World, open_loop: Opener) -> None:
