@@ -51,7 +51,8 @@ class AnnotationLoop:
 
     Parameters
     ----------
-    items : Items, named by texts or whole numbers
+    items : Items, named by texts or whole numbers; the store knows items without names by their positions, so that
+        their order must stay
     store : LabelStore
     model : default `BradleyTerry()`, a linear head with the prior scale learned at each refit
     criterion, candidates, target : as in `select_pairs`; random candidates are drawn anew each round
