@@ -4,6 +4,7 @@ from .annotation import SimulatedPrompts as SimulatedPrompts
 from .annotation import annotate as annotate
 from .annotation import annotation_error as annotation_error
 from .annotation import annotation_pairs as annotation_pairs
+from .annotation import simulated_annotator as simulated_annotator
 from .annotation import simulated_prompts as simulated_prompts
 from .annotation import simulated_rewards as simulated_rewards
 from .baseball import american_league_1987 as american_league_1987

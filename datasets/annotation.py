@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -210,6 +211,54 @@ def annotate(rewards: ArrayLike, pairs: ArrayLike, quality: float = 1.0, key: An
     p = 0.5 * (1.0 + np.sign(difference)) if never_wrong else expit(quality * difference / sd)
     outcome = (as_generator(key).random(len(p)) < p).astype(float)
     return Comparisons(index[:, 0], index[:, 1], outcome)
+
+
+def simulated_annotator(
+    items: Items, rewards: ArrayLike, quality: float = 1.0, ties: float = 0.0, skips: float = 0.0, key: Any = 0
+) -> Callable[[Hashable, Hashable], float | str]:
+    """An annotator who answers one pair of ids at a time, as `annotate` does, for campaigns.
+
+    The same pair gets the same answer, whichever item comes first and however often a campaign is resumed.
+
+    Parameters
+    ----------
+    items : Items
+    rewards : array [n], true rewards
+    quality : as in `annotate`
+    ties, skips : probabilities of answering by a tie, and of not answering at all
+    key : int seed or JAX key
+
+    Returns
+    -------
+    callable
+        Two ids in; 1.0 (the first is preferred), 0.0, 0.5 or "skip" out.
+
+    Examples
+    --------
+    >>> from tercet.datasets import simulated_annotator
+    >>> from tercet.models import Items
+    >>> ask = simulated_annotator(Items.named(["tea", "water", "ink"]), [2, 1, -9], quality=-1.0)
+    >>> ask("tea", "ink"), ask("ink", "water")
+    (1.0, 0.0)
+    """
+    r = as_floats("rewards", rewards, 1)
+    if len(r) != len(items):
+        raise ValueError(f"need a reward for each of {len(items)} items, got {len(r)}.")
+    if not (ties >= 0 and skips >= 0 and ties + skips <= 1):
+        raise ValueError(f"ties and skips must be probabilities with a sum of at most 1, got {ties} and {skips}.")
+    position = {name: place for place, name in enumerate(items.names)}
+    seed = int(as_generator(key).integers(2**63))
+
+    def answer(first: Hashable, second: Hashable) -> float | str:
+        low, high = sorted((position[first], position[second]))
+        rng = np.random.default_rng([seed, low, high])
+        luck = rng.random()
+        if luck < skips + ties:
+            return "skip" if luck < skips else 0.5
+        outcome = float(annotate(r, [[low, high]], quality, int(rng.integers(2**63))).outcome[0])
+        return outcome if position[first] == low else 1.0 - outcome
+
+    return answer
 
 
 def annotation_error(quality: float, within: float = 1.0, link: str = "logistic") -> float:

@@ -1,3 +1,6 @@
+from .annotators import PromptAnnotator as PromptAnnotator
+from .campaign import AnnotationLoop as AnnotationLoop
+from .campaign_history import campaign_history as campaign_history
 from .candidates import candidate_pairs as candidate_pairs
 from .criteria import (
     CRITERIA as CRITERIA,
@@ -25,12 +28,21 @@ from .criteria import (
 )
 from .k_centre import SITE_CRITERIA as SITE_CRITERIA
 from .k_centre import KCentre as KCentre
+from .label_store import Ask as Ask
+from .label_store import Label as Label
+from .label_store import LabelConflictError as LabelConflictError
+from .label_store import LabelStore as LabelStore
+from .label_store import Proposal as Proposal
+from .label_store import Round as Round
 from .pool import PairCandidates as PairCandidates
+from .prequential import Prequential as Prequential
+from .prequential import prequential as prequential
 from .selection import Selection as Selection
 from .selection import select as select
 from .selection import select_pairs as select_pairs
 from .site_selection import select_sites as select_sites
 from .sites import SiteCandidates as SiteCandidates
+from .stopping import stopping_curve as stopping_curve
 from .studies import (
     LearningCurve as LearningCurve,
 )

@@ -8,7 +8,14 @@ import scipy.integrate
 import scipy.stats
 from scipy.special import expit
 
-from tercet.datasets import annotate, annotation_error, annotation_pairs, simulated_prompts, simulated_rewards
+from tercet.datasets import (
+    annotate,
+    annotation_error,
+    annotation_pairs,
+    simulated_annotator,
+    simulated_prompts,
+    simulated_rewards,
+)
 from tercet.models import Items
 
 
@@ -154,3 +161,36 @@ def test_refusals(rng):
         simulated_prompts(prompt_variance=1.0)
     with pytest.raises(ValueError, match="truth"):
         simulated_prompts(truth="tree")
+
+
+def test_simulated_annotator_answers_as_annotate_does(seed):
+    """Shares of right answers, ties and skips; binomial, false-alarm rate 1e-6 each."""
+    items, rewards = simulated_prompts(30, 4, 3, key=seed)
+    ask = simulated_annotator(items, rewards, quality=1.5, ties=0.2, skips=0.1, key=seed)
+    pairs = [(i, j) for i in range(120) for j in range(i)][:2000]
+    said = [ask(i, j) for i, j in pairs]
+    assert scipy.stats.binomtest(said.count("skip"), 2000, 0.1).pvalue > 1e-6
+    assert scipy.stats.binomtest(said.count(0.5), 2000, 0.2).pvalue > 1e-6
+    clear = [(i, j, y) for (i, j), y in zip(pairs, said, strict=True) if y in (0.0, 1.0)]
+    expected = np.array([expit(1.5 * (rewards[i] - rewards[j]) / rewards.std()) for i, j, _ in clear])
+    excess = sum(y for _, _, y in clear) - expected.sum()
+    assert abs(excess) < 4.9 * np.sqrt((expected * (1 - expected)).sum())
+
+
+def test_simulated_annotator_never_contradicts_itself(seed):
+    items, rewards = simulated_prompts(5, 4, 3, key=seed)
+    named = Items(items.features, ids=[f"answer {k}" for k in range(20)])
+    one, again = (simulated_annotator(named, rewards, skips=0.2, key=seed) for _ in range(2))
+    other = simulated_annotator(named, rewards, skips=0.2, key=seed + 1)
+    pairs = [(f"answer {i}", f"answer {j}") for i in range(20) for j in range(i)]
+    said = [one(*pair) for pair in pairs]
+    assert said == [again(*pair) for pair in reversed(pairs)][::-1]
+    assert said == [y if y == "skip" else 1.0 - y for y in (again(second, first) for first, second in pairs)]
+    assert said != [other(*pair) for pair in pairs]
+
+
+@pytest.mark.parametrize("wrong", [{"rewards": [1.0, 2.0]}, {"ties": -0.1}, {"ties": 0.6, "skips": 0.5}])
+def test_simulated_annotator_refuses(wrong):
+    items, rewards = simulated_prompts(5, 4, 3)
+    with pytest.raises(ValueError, match=r"need a reward for each|must be probabilities"):
+        simulated_annotator(items, **{"rewards": rewards} | wrong)
