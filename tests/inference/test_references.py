@@ -117,7 +117,7 @@ def test_calibration_of_the_stated_model_and_its_negative_control(seed):
     known = SnapshotModel(ReferenceSDE(OU.drift, constant_volatility(0.7)))
     rng = np.random.default_rng(seed)
     good, bad = [], []
-    for k in range(150):
+    for k in range(100):
         theta = {"rate": np.exp(rng.normal(np.log(0.5), 0.3)), "level": rng.normal(2, 1), "volatility": 0.5}
         fixed = {**theta, "volatility": np.exp(rng.normal(np.log(0.5), 0.3))}
         for data, model, out in ((cells(rng, fixed), FIRST, good), (cells(rng, theta, n=300), known, bad)):
