@@ -19,7 +19,7 @@ from jax.scipy.special import polygamma
 from jaxtyping import Float
 from numpyro.handlers import seed, substitute, trace
 
-from tercet.inference.problem import Problem, own_arrays_as_jax
+from tercet.inference.problem import Problem, log_prob, own_arrays_as_jax
 from tercet.models._inputs import as_key
 from tercet.models.data import Comparisons, Items
 from tercet.models.distributions import BernoulliProbit, SoftBernoulliLogits
@@ -92,33 +92,31 @@ def fisher_information(
                 )
             return {n: s for n, s in found.items() if n not in sites}
 
-        return _information(at, theta, samples, key)
+        return _program(at, theta)(theta, samples, key)
 
 
 def likelihood_information(
     problem: Problem, z: np.ndarray, samples: int | None = None, key: Any = 0
 ) -> Float[np.ndarray, "p p"]:
     """Fisher information [p, p] of a problem's observed sites about its unconstrained vector."""
-    observed = set(problem.observed)
 
     def at(flat: Any) -> dict[str, Any]:
-        return {n: s for n, s in problem.replay(problem.constrain_one(flat)).items() if n in observed}
+        return _observed(problem.replay(problem.constrain_one(flat)))
 
     with problem.precision():
-        return _information(at, jnp.asarray(z), samples, key)
+        theta = jnp.asarray(z)
+        return problem.kept("information", lambda: _program(at, theta))(theta, samples, key)
 
 
 def prior_precision(problem: Problem, z: np.ndarray) -> Float[np.ndarray, "p p"]:
     """Hessian [p, p] of minus the log prior of a problem's unconstrained vector, Jacobian included."""
-    observed = list(problem.observed)
 
     def minus_log_prior(flat: Any) -> Any:
-        sites = problem.replay(problem.constrain_one(flat))
-        parts = [jnp.sum(_scaled(sites[name], sites[name]["fn"].log_prob(sites[name]["value"]))) for name in observed]
-        return problem.potential(flat) + sum(parts)
+        answers = _observed(problem.replay(problem.constrain_one(flat))).values()
+        return problem.potential(flat) + sum(jnp.sum(log_prob(site)) for site in answers)
 
     with problem.precision():
-        return np.asarray(jax.hessian(minus_log_prior)(jnp.asarray(z)))
+        return np.asarray(problem.kept("prior", lambda: jax.jit(jax.hessian(minus_log_prior)))(jnp.asarray(z)))
 
 
 def comparison_information(
@@ -152,7 +150,14 @@ def comparison_information(
     return rows.gram(comparisons.weights * model.information(rows.predict(theta), sites))
 
 
-def _information(at: Callable[[Any], dict[str, Any]], theta: Any, samples: int | None, key: Any) -> np.ndarray:
+def _observed(sites: dict[str, Any]) -> dict[str, Any]:
+    """The observed sites of a trace (factors, which observe nothing, left out)."""
+    seen = {n: s for n, s in sites.items() if s["type"] == "sample" and s["is_observed"]}
+    return {n: s for n, s in seen.items() if not isinstance(s["fn"], dist.Unit)}
+
+
+def _program(at: Callable[[Any], dict[str, Any]], theta: Any) -> Callable[[Any, int | None, Any], np.ndarray]:
+    """Information [p, p] as a function of (theta, samples, key); what has a closed form is compiled once."""
     families: dict[str, Family | None] = {}
 
     def look(flat: Any) -> None:  # traced, not run: only the classes are looked at
@@ -164,13 +169,18 @@ def _information(at: Callable[[Any], dict[str, Any]], theta: Any, samples: int |
     jax.eval_shape(look, theta)
     if not families:
         raise ValueError("the model gives no answers besides the sites named: there is nothing to learn from.")
-    total = np.zeros((len(theta), len(theta)))
-    for name, family in families.items():
-        if family is None:
+    closed = [jax.jit(_closed(at, name, family)) for name, family in families.items() if family]
+    unknown = [name for name, family in families.items() if family is None]
+
+    def run(theta: Any, samples: int | None, key: Any) -> np.ndarray:
+        total = np.zeros((len(theta), len(theta)))
+        for part in closed:
+            total += np.asarray(part(theta))
+        for name in unknown:
             total += _simulated(at, theta, name, samples, key)
-        else:
-            total += np.asarray(jax.jit(_closed(at, name, family))(theta))
-    return total
+        return total
+
+    return run
 
 
 def _closed(at: Callable[[Any], dict[str, Any]], name: str, family: Family) -> Callable[[Any], Any]:

@@ -48,6 +48,7 @@ class Problem:
         self.x64 = bool(jax.config.read("jax_enable_x64")) if x64 is None else x64
         self.key = key
         self.latent: list[str] = []
+        self._kept: dict[str, Any] = {}
         with self.precision():
             self.args, self.kwargs = own_arrays_as_jax((args, kwargs))
             self._build()
@@ -57,9 +58,10 @@ class Problem:
         return jax.enable_x64(self.x64)
 
     def _build(self) -> None:
-        values = self._start_values()
-        flat, self.unravel = ravel_pytree(values)
-        self.start, self.size = np.asarray(flat), len(flat)
+        self._medians = self._median_program()
+        shapes = jax.eval_shape(self._medians)
+        flat, self.unravel = ravel_pytree({name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()})
+        self.latent, self.size = list(shapes), len(flat)
         unravel, model, args, kwargs = self.unravel, self.model, self.args, self.kwargs
 
         def constrain_one(z: Any) -> Any:
@@ -80,14 +82,25 @@ class Problem:
         self.value_and_gradient = jax.jit(jax.value_and_grad(potential))
         self._constrain = jax.jit(jax.vmap(constrain_one))
 
-    def _start_values(self) -> dict[str, Any]:
-        """Unconstrained prior medians (found by one trace: NumPyro's own search costs seconds of tracing)."""
+    def _median_program(self) -> Callable[[], dict[str, Any]]:
+        """Program of the unconstrained prior medians (one trace: NumPyro's own search costs seconds of tracing)."""
         if getattr(self.model, "data_may_be_traced", False):
-            values = _start_program(self.model, self.x64)(as_key(self.key), (self.args, self.kwargs))
-        else:  # traced, so that XLA drops the likelihood: run eagerly it would be compiled operation by operation
-            values = jax.jit(lambda: _prior_medians(self.model, as_key(self.key), self.args, self.kwargs))()
-        self.latent = list(values)
-        return values
+            program, given = _start_program(self.model, self.x64), (as_key(self.key), (self.args, self.kwargs))
+            return lambda: program(*given)
+        # Traced, so that XLA drops the likelihood: run eagerly it would be compiled operation by operation.
+        return jax.jit(lambda: _prior_medians(self.model, as_key(self.key), self.args, self.kwargs))
+
+    @cached_property
+    def start(self) -> np.ndarray:
+        """Prior medians [p], where a search starts (drawing takes seconds to compile: only where it is asked for)."""
+        with self.precision():
+            return np.asarray(ravel_pytree(self._medians())[0])
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make()` gave when first asked for under this name: a program of this problem compiles once."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
         """Hessian of the potential [p, p], by forward over reverse in blocks of columns, or by differences."""

@@ -223,7 +223,8 @@ def _polish(problem: Problem, matched: Problem, rough: list[Search], gain: float
 
 def _lift(problem: Problem, matched: Problem, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start [p] and root [p, p] of a problem that may have more sites than the one in which z was found."""
-    default = problem.unravel(jnp.asarray(problem.start))
+    same = problem.latent == matched.latent  # then there is no need to compile the prior's medians
+    default = problem.unravel(jnp.asarray(z if same else problem.start))
     with matched.precision():
         free = matched.unravel(jnp.asarray(z))
         found = _root(matched.hessian(z))

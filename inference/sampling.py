@@ -230,7 +230,6 @@ def _gaussian(params: dict[str, Any], family: str, problem: Problem) -> tuple[np
         factor = scipy.linalg.cholesky((precision + precision.T) / 2, lower=True)
         return np.asarray(params["auto_loc"], dtype=np.float64), factor
     with problem.precision():
-        names = list(problem.unravel(jnp.asarray(problem.start)))
-        loc = ravel_pytree({name: params[f"{name}_auto_loc"] for name in names})[0]
-        spread = ravel_pytree({name: params[f"{name}_auto_scale"] for name in names})[0]
+        loc = ravel_pytree({name: params[f"{name}_auto_loc"] for name in problem.latent})[0]
+        spread = ravel_pytree({name: params[f"{name}_auto_scale"] for name in problem.latent})[0]
     return np.asarray(loc, dtype=np.float64), np.diag(1.0 / np.asarray(spread, dtype=np.float64))
