@@ -8,7 +8,7 @@ from tercet.designs.coreset import Coreset
 from tercet.designs.criterion import Criterion
 from tercet.designs.draws import BALDByDraws, EPIGByDraws
 from tercet.designs.epig import EPIG, TopEPIG
-from tercet.designs.exchange import Exchange
+from tercet.designs.exchange import ExchangeD, ExchangeV
 from tercet.designs.greedy import BatchBALD, GreedyA, GreedyD, GreedyV
 from tercet.designs.information_gain import BALD, ClosedFormBALD, TopBALD
 from tercet.designs.joint_entropy import JointEntropy
@@ -30,8 +30,8 @@ CRITERIA: dict[str, Criterion] = {
         GreedyD(),
         GreedyA(),
         GreedyV(),
-        Exchange(GreedyD()),
-        Exchange(GreedyV()),
+        ExchangeD(),
+        ExchangeV(),
         BatchBALD(),
         JointEntropy(),
         BALD(),
