@@ -66,11 +66,15 @@ class Criterion(abc.ABC):
         """A whole batch and its gains once it is full, improved where the rule knows how; `state` is the first."""
         return chosen, gains
 
+    def gain_of(self, state: Any, index: int) -> float:
+        """The gain of one candidate."""
+        return float(self.score(state)[index])
+
     def batch_gain(self, pool: Any, rng: np.random.Generator) -> float:
         """What all candidates of a pool gain together."""
         state, total = self.begin(pool, rng), 0.0
         for index in range(len(pool)):
-            total += float(self.score(state)[index])
+            total += self.gain_of(state, index)
             state = self.update(state, index)
         return total
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from tercet.designs.answers import entropy
 from tercet.designs.contract import Pool
 from tercet.inference.posterior import Posterior
 from tercet.inference.rewards import Moments, as_items, comparison_model, some_draws
@@ -15,8 +16,8 @@ from tercet.models.data import Items, check_in_memory
 from tercet.models.preferences import ComparisonModel
 from tercet.models.reward_heads import AbilityHead
 
-BLOCK = 2_000_000
-"""Numbers (candidates x draws) that are held at once."""
+BLOCK = 250_000
+"""Numbers (candidates x draws) that are held at once: they stay in the cache."""
 ROWS = 256
 """Items that go through a network at once: its hidden layers hold draws x items x units numbers."""
 
@@ -80,6 +81,21 @@ class DrawPool(Pool):
     def probabilities(self, block: slice) -> Float[np.ndarray, "b s K"]:
         """Draws of the probabilities of all answers to some candidates."""
         return np.asarray(self.model.probabilities(self.logit(block), self.sites))
+
+    def averages(self, block: slice) -> tuple[Float[np.ndarray, "b K"], Float[np.ndarray, " b"]]:
+        """Means over the draws of the probabilities of all answers to some candidates, and of their entropy."""
+        logit, link = self.logit(block), self.model.link
+        if link is None:
+            p = np.asarray(self.model.probabilities(logit, self.sites))
+            return p.mean(axis=1), entropy(p).mean(axis=1)
+        first = link.probability(logit).mean(axis=1)
+        return np.stack([1.0 - first, first], axis=-1), link.entropy(logit).mean(axis=1)
+
+    def all_but_last(self, block: slice) -> Float[np.ndarray, "K b s"]:
+        """Draws of the probabilities of all answers but the last to some candidates."""
+        if self.model.link is not None:
+            return self.model.link.probability(-self.logit(block))[None]
+        return np.ascontiguousarray(np.moveaxis(self.probabilities(block)[..., :-1], -1, 0))
 
     @property
     def difference(self) -> Moments:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tercet.designs.answers import TINY, entropy
+from tercet.designs.answers import entropy, shared_information
 from tercet.designs.contract import Candidates
 from tercet.designs.criterion import OneShot, as_pair_candidates
 from tercet.designs.draw_pool import DrawPool, draw_pool
@@ -39,8 +39,8 @@ class BALDByDraws(OneShot):
     def _scores(self, pool: DrawPool, rng: np.random.Generator) -> np.ndarray:
         scores = np.empty(len(pool))
         for block in pool.blocks():
-            p = pool.probabilities(block)
-            scores[block] = entropy(p.mean(axis=1)) - entropy(p).mean(axis=1)
+            p, noise = pool.averages(block)
+            scores[block] = entropy(p) - noise
         return np.maximum(scores, 0.0)
 
 
@@ -75,18 +75,12 @@ class EPIGByDraws(OneShot):
 
     def _scores(self, pool: DrawPool, rng: np.random.Generator) -> np.ndarray:
         assert pool.target is not None
-        there = np.moveaxis(pool.target.probabilities(slice(None)), -1, 0)  # [K, t, s]
-        gain = np.empty(len(pool))
+        there = pool.target.all_but_last(slice(None))
+        q, gain = there.mean(axis=2), np.empty(len(pool))
         for block in pool.blocks():
-            gain[block] = _shared(np.moveaxis(pool.probabilities(block), -1, 0), there).mean(axis=1)
-        return np.maximum(gain, 0.0)
-
-
-def _shared(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """I(answer; answer') [b, t] of answers with probabilities [K, b, s] and [K, t, s] over the same draws."""
-    total = np.zeros((here.shape[1], there.shape[1]))
-    for p in here:
-        for q in there:
-            joint = np.maximum(p @ q.T / p.shape[1], TINY)
-            total += joint * np.log(joint / np.maximum(np.outer(p.mean(axis=1), q.mean(axis=1)), TINY))
-    return total
+            here = pool.all_but_last(block)
+            p = here.mean(axis=2)
+            covariance = [[x @ y.T / pool.draws - np.multiply.outer(a, b) for y, b in zip(there, q, strict=True)]
+                          for x, a in zip(here, p, strict=True)]  # fmt: skip
+            gain[block] = shared_information(p.T, q.T, covariance).mean(axis=1)
+        return gain

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import eval_hermitenorm, gammaln
 
-from tercet.designs.answers import NODES, TINY, WEIGHTS
+from tercet.designs.answers import NODES, TINY, WEIGHTS, shared_information
 from tercet.designs.contract import Candidates
 from tercet.designs.criterion import Criterion, OneShot, as_pair_candidates
 from tercet.designs.greedy import GreedyD, GreedyState
@@ -22,16 +22,24 @@ _ORDERS = np.arange(DEGREE + 1)[:, None]
 _BASIS = (eval_hermitenorm(_ORDERS, NODES) * np.exp(-0.5 * gammaln(_ORDERS + 1.0)) * WEIGHTS).T
 GREEDY = GreedyD()
 """How the covariance falls after a pick."""
-BLOCK = 512
+BLOCK = 256
 """Candidates that meet the targets at once: their tables stay in the cache."""
+NEGLIGIBLE = 1e-12
+"""Terms of Mehler's formula below this are left out."""
 
 
 class EPIGState(NamedTuple):
-    """The greedy state, covariances [m, t] of candidates and targets, variances [t] of the targets."""
+    """The greedy state, and what links candidates to targets.
+
+    cross : covariances [m, t] of candidates and targets
+    spread : variances [t] of the targets
+    listed : which candidates [m] are still scored
+    """
 
     greedy: GreedyState
     cross: np.ndarray
     spread: np.ndarray
+    listed: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class EPIG(Criterion):
     ----------
     targets : target pairs at most, drawn from the target
     key : seed of that draw
+    shortlist : candidates that are scored anew for later picks, the best of the first; give `len(candidates)` for all
 
     References
     ----------
@@ -60,6 +69,7 @@ class EPIG(Criterion):
 
     targets: int = 100
     key: int = 0
+    shortlist: int = 2000
     name = "EPIG"
     sequential = True
 
@@ -67,20 +77,38 @@ class EPIG(Criterion):
         return targeted_pool(as_pair_candidates(self, candidates), posterior, target, self.targets, self.key)
 
     def begin(self, pool: TargetedPool, rng: np.random.Generator) -> EPIGState:
-        return EPIGState(GREEDY.begin(pool, rng), *against_targets(pool))
+        return EPIGState(GREEDY.begin(pool, rng), *against_targets(pool), np.ones(len(pool), dtype=bool))
 
     def score(self, state: EPIGState) -> np.ndarray:
-        pool: Any = state.greedy.pool
-        return predictive_information(pool, state.greedy.q, state.cross, state.spread)
+        return self._gains(state, np.arange(len(state.listed)))
+
+    def gain_of(self, state: EPIGState, index: int) -> float:
+        return float(self._gains(state, np.array([index]))[0])
+
+    def choose(self, state: EPIGState, free: np.ndarray, price: np.ndarray | None) -> tuple[int, float] | None:
+        """The next pick of those on the shortlist, which the first call draws up, in place; of all once it is empty."""
+        left = np.flatnonzero(free & state.listed)
+        left = left if len(left) else np.flatnonzero(free)
+        gains = self._gains(state, left)
+        worth = gains if price is None else gains / price[left]
+        if state.listed.all() and len(left) > self.shortlist:
+            state.listed[:] = False
+            state.listed[left[np.argsort(-worth, kind="stable")[: self.shortlist]]] = True
+        best = int(worth.argmax())
+        return int(left[best]), float(gains[best])
 
     def update(self, state: EPIGState, index: int) -> EPIGState:
-        greedy, cross, spread = state
+        greedy, cross, spread, _ = state
         pool: Any = greedy.pool
         covariance, q, v = greedy.covariance, greedy.q, greedy.v
         u = covariance @ pool.row(index)
         g, there = v[index] / (1.0 + v[index] * q[index]), pool.target_rows @ u
         cross = cross - np.outer(g * pool.along(u), there)
-        return EPIGState(GREEDY.update(greedy, index), cross, np.maximum(spread - g * there**2, 0.0))
+        return EPIGState(GREEDY.update(greedy, index), cross, np.maximum(spread - g * there**2, 0.0), state.listed)
+
+    def _gains(self, state: EPIGState, some: np.ndarray) -> np.ndarray:
+        pool: Any = state.greedy.pool
+        return predictive_information(pool.take(some), state.greedy.q[some], state.cross[some], state.spread)
 
 
 @dataclass(frozen=True)
@@ -122,13 +150,15 @@ def predictive_information(
 ) -> Float[np.ndarray, " m"]:
     """Mean over targets of the information that the answers to candidate and target share."""
     there = hermite_coefficients(pool.model, pool.sites, pool.target_mean, spread)
+    cells, margins = there.shape[1], there[..., 0]
     sd, scale = np.sqrt(np.maximum(variance, TINY)), np.sqrt(np.maximum(spread, TINY))
     gain = np.empty(len(variance))
     for start in range(0, len(variance), BLOCK):
         block = slice(start, start + BLOCK)
         here = hermite_coefficients(pool.model, pool.sites, pool.difference.mean[block], variance[block])
         rho = np.clip(cross[block] / scale / sd[block, None], -1.0, 1.0)
-        gain[block] = shared_information(here, there, rho).mean(axis=1)
+        covariance = [[answer_covariance(here[:, a], there[:, b], rho) for b in range(cells)] for a in range(cells)]
+        gain[block] = shared_information(here[..., 0], margins, covariance).mean(axis=1)
     return gain
 
 
@@ -142,31 +172,14 @@ def hermite_coefficients(
     return np.moveaxis(model.probabilities(logit, sites)[..., :-1], -1, 1) @ _BASIS
 
 
-def shared_information(here: np.ndarray, there: np.ndarray, rho: np.ndarray) -> Float[np.ndarray, "m t"]:
-    """I(answer; answer') in nats from the coefficients of both and the correlation of their logits."""
-    cells = here.shape[1]
-    covariance = [[_covariance(here[:, a], there[:, b], rho) for b in range(cells)] for a in range(cells)]
-    # The last answer takes what the others leave: rows and columns of covariances sum to zero.
-    covariance = [[*row, -np.sum(row, axis=0)] for row in covariance]
-    covariance.append([-np.sum(column, axis=0) for column in zip(*covariance, strict=True)])
-    total = np.zeros(rho.shape)
-    for a, p in enumerate(_margins(here)):
-        for b, q in enumerate(_margins(there)):
-            alone = np.maximum(np.outer(p, q), TINY)
-            joint = np.maximum(alone + covariance[a][b], TINY)
-            total += joint * np.log(joint / alone)
-    return np.maximum(total, 0.0)
-
-
-def _covariance(f: np.ndarray, g: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    """Sum over k > 0 of rho^k f_k g_k, by Horner's rule."""
-    total = np.outer(f[:, -1], g[:, -1])
-    for k in range(DEGREE - 1, 0, -1):
+def answer_covariance(f: np.ndarray, g: np.ndarray, rho: np.ndarray) -> Float[np.ndarray, "m t"]:
+    """Sum over k > 0 of rho^k f_k g_k by Horner's rule, from the last term that can matter."""
+    orders = np.arange(f.shape[1])
+    sizes = np.abs(rho).max(initial=0.0) ** orders * np.abs(f).max(axis=0, initial=0.0) * np.abs(g).max(axis=0)
+    last = max(1, int(np.flatnonzero(sizes > NEGLIGIBLE).max(initial=1)))
+    total, term = np.multiply.outer(f[:, last], g[:, last]), np.empty(rho.shape)
+    for k in range(last - 1, 0, -1):
         total *= rho
-        total += np.outer(f[:, k], g[:, k])
-    return total * rho
-
-
-def _margins(coefficients: np.ndarray) -> list[np.ndarray]:
-    first = list(np.clip(coefficients[..., 0].T, 0.0, 1.0))
-    return [*first, np.clip(1.0 - np.sum(first, axis=0), 0.0, 1.0)]
+        total += np.multiply.outer(f[:, k], g[:, k], out=term)
+    total *= rho
+    return total

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from scipy.special import entr, ndtr
 
 from tercet.designs.answers import mutual_information
@@ -58,6 +59,17 @@ class BALD(Greedy):
     def score(self, state: GreedyState) -> np.ndarray:
         pool: Any = state.pool
         return mutual_information(pool.model, pool.sites, pool.difference.mean, state.q)
+
+    def batch_gain(self, pool: PairPool, rng: np.random.Generator) -> float:
+        """What all candidates of a pool gain together: the variances left by those before are a Cholesky factor's."""
+        v = pool.information if self.plug_in else pool.expected_information
+        rows = np.stack([pool.row(index) for index in range(len(pool))])
+        scaled = np.sqrt(v)[:, None] * rows
+        joint = rows @ pool.covariance @ scaled.T
+        factor = scipy.linalg.cholesky(np.eye(len(v)) + np.sqrt(v)[:, None] * joint, lower=True)
+        taken = np.square(scipy.linalg.solve_triangular(factor, joint.T, lower=True))
+        left = pool.variance - np.triu(taken, 1).sum(axis=0)
+        return float(mutual_information(pool.model, pool.sites, pool.difference.mean, np.maximum(left, 0.0)).sum())
 
 
 @dataclass(frozen=True)

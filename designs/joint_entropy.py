@@ -14,6 +14,8 @@ from tercet.designs.draw_pool import DrawPool
 
 BLOCK = 4096
 """Candidates whose answers under every configuration are held at once."""
+LAZY = 64
+"""Candidates that are scored anew at once where the others need not be."""
 
 
 class JointState(NamedTuple):
@@ -24,6 +26,7 @@ class JointState(NamedTuple):
     share : probability [c] of each configuration of answers to the batch so far
     weights : posterior weights [c, s] of the draws given each configuration
     rng : for configurations that are sampled
+    bound : what each candidate gains at most [m]
     """
 
     answers: np.ndarray
@@ -31,6 +34,7 @@ class JointState(NamedTuple):
     share: np.ndarray
     weights: np.ndarray
     rng: np.random.Generator
+    bound: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,12 @@ class JointEntropy(Criterion):
             parts.append(np.moveaxis(p, -1, 0))
         answers = np.ascontiguousarray(np.concatenate(parts, axis=1))
         even = np.full((1, pool.draws), 1.0 / pool.draws)
-        return JointState(answers, np.concatenate(noise), np.ones(1), even, rng)
+        return JointState(answers, np.concatenate(noise), np.ones(1), even, rng, np.full(len(pool), np.inf))
 
     def score(self, state: JointState) -> np.ndarray:
-        gain = np.empty(len(state.noise))
-        for start in range(0, len(gain), BLOCK):
-            block = slice(start, start + BLOCK)
-            gain[block] = self._entropy(state, state.answers[:, block]) - state.noise[block]
-        return np.maximum(gain, 0.0)
+        everything = np.arange(len(state.noise))
+        parts = [self._gains(state, everything[start : start + BLOCK]) for start in range(0, len(everything), BLOCK)]
+        return np.concatenate(parts)
 
     def update(self, state: JointState, index: int) -> JointState:
         joint = state.weights[:, None] * state.answers[:, index]  # [c, K, s]
@@ -91,14 +93,32 @@ class JointEntropy(Criterion):
         weights = joint.reshape(-1, joint.shape[-1])[kept] / mass.ravel()[kept, None]
         return state._replace(share=share, weights=weights)
 
-    def batch_gain(self, pool: DrawPool, rng: np.random.Generator) -> float:
-        """What all candidates of a pool tell together, in nats."""
-        state, total = self.begin(pool, rng), 0.0
-        for index in range(len(pool)):  # only the next candidate is scored: the others cost as much again
-            own = self._entropy(state, state.answers[:, index : index + 1])[0] - state.noise[index]
-            total += max(float(own), 0.0)
-            state = self.update(state, index)
-        return total
+    def gain_of(self, state: JointState, index: int) -> float:
+        return float(self._gains(state, np.array([index]))[0])
+
+    def choose(self, state: JointState, free: np.ndarray, price: np.ndarray | None) -> tuple[int, float] | None:
+        """The next pick; lazily, since what is known bounds what will be: gains only fall as a batch grows.
+
+        Exact while configurations are (the information of answers that are independent given w is submodular), and to
+        the error of the sampled ones after that. The bounds are kept in place, for the states that follow.
+        """
+        cost = np.ones(len(free)) if price is None else price
+        order = np.argsort(-np.where(free, state.bound / cost, -np.inf), kind="stable")
+        best, index = -np.inf, -1
+        for start in range(0, len(order), LAZY):
+            some = order[start : start + LAZY]
+            if not free[some[0]] or state.bound[some[0]] / cost[some[0]] < best:
+                break
+            some = np.sort(some[free[some]])
+            state.bound[some] = self._gains(state, some)
+            worth = state.bound[some] / cost[some]
+            top = int(worth.argmax())
+            if worth[top] > best or (worth[top] == best and some[top] < index):
+                best, index = float(worth[top]), int(some[top])
+        return index, float(state.bound[index])
+
+    def _gains(self, state: JointState, some: np.ndarray) -> np.ndarray:
+        return np.maximum(self._entropy(state, state.answers[:, some]) - state.noise[some], 0.0)
 
     def _entropy(self, state: JointState, answers: np.ndarray) -> np.ndarray:
         """Mean entropy of answers [K, b, s] over the configurations."""
