@@ -78,7 +78,7 @@ def select(
     start = rule.begin(pool, rng)
     chosen, gains = _run(rule, start, len(pool), budget, price)
     if len(chosen):
-        chosen, gains = rule.revise(start, chosen, gains, price, budget)
+        chosen, gains = rule.revise(start, chosen, gains, price, float(budget))
     expected = _expected_random(rule, pool, start, len(chosen), rng)
     table = candidates.table(chosen, pool, gains)
     return Selection(candidates.picks(chosen), gains, expected, table, candidates.who(chosen))
