@@ -141,7 +141,7 @@ def make_case(
     listed = listed[listed[:, 0] < listed[:, 1]][rng.permutation(n * (n - 1) // 2)[:m]]
     candidates = np.where(rng.random((len(listed), 1)) < 0.5, listed, listed[:, ::-1])
     size = d + model.order_effect
-    factor = np.tril(rng.uniform(-0.4, 0.4, (size, size)), -1) + np.diag(rng.uniform(1.5, 3.0, size))
+    factor = np.tril(rng.uniform(-0.4, 0.4, (size, size)), -1) + np.diag(rng.uniform(2.5, 4.0, size))  # sds below 1.2
     factor = factor / wide
     mean, covariance = rng.normal(0, 0.6, size), np.linalg.inv(factor @ factor.T)
     context = Context(model, (items, Comparisons([0, 1], [1, 2], [1, 0])), {}, x64=True)

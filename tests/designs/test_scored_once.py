@@ -136,15 +136,15 @@ def test_coreset_finds_clusters_that_are_far_apart(rounds: int, rng: Any, case: 
 
 
 def test_coreset_draws_in_proportion_to_sensitivity(case: Any, seed: int) -> None:
-    """First picks over 600 keys, by chi-square; false-alarm rate 1e-6."""
+    """First picks over 300 keys, by chi-square; false-alarm rate 1e-6."""
     found = case(m=6)
     rule = Coreset(6)
     share = found.all_gains(rule)
-    keys = np.random.default_rng(seed).integers(2**40, size=600)
+    keys = np.random.default_rng(seed).integers(2**40, size=300)
     counts = np.zeros(6)
     for key in keys:
         counts[found.places(found.select(1, rule, key=int(key)).chosen)] += 1
-    assert scipy.stats.chisquare(counts, 600 * share / share.sum()).pvalue > 1e-6
+    assert scipy.stats.chisquare(counts, 300 * share / share.sum()).pvalue > 1e-6
 
 
 @pytest.mark.parametrize("name", ["Bradley-Terry", "order effect", "Thurstone", "Davidson"])
