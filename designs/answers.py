@@ -42,7 +42,8 @@ def mutual_information(
 ) -> Float[np.ndarray, " m"]:
     """I(answer; r) = H(E p(r)) - E H(p(r)) in nats for r ~ Normal(mean, variance), each [m].
 
-    Gauss-Hermite with 32 nodes (two answers: error below 1e-6 at sd 1, 5e-5 at 3); never negative.
+    Gauss-Hermite with 32 nodes, error at sd 1, 3 and 5 below 1e-9, 1e-4 and .003 (logistic), 1e-12, 4e-4 and .02
+    (probit); never negative.
     """
 
     def noise(r: np.ndarray) -> np.ndarray:

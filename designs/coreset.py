@@ -64,6 +64,8 @@ class Coreset(Criterion):
         return as_pair_candidates(self, candidates).pool(posterior, target)
 
     def begin(self, pool: PairPool, rng: np.random.Generator) -> CoresetState:
+        if len(pool) == 0:
+            return CoresetState(np.empty(0), np.empty(0))
         found = cluster(pool, min(self.clusters, len(pool)), self.rounds, rng)
         return CoresetState(sensitivity(found, self.radius), rng.standard_exponential(len(pool)))
 

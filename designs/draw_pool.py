@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -124,10 +125,12 @@ def draw_pool(
         codes, parts = pairs, iter([known])  # abilities are those of all items at once
     else:
         used, codes = np.unique(pairs, return_inverse=True)
-        shown = known.take(used)
-        parts = (Items(shown.features[start : start + ROWS]) for start in range(0, len(used), ROWS))
-    rewards = np.concatenate([np.asarray(model.head.rewards(sites, part), np.float64).T for part in parts])
-    # Each draw of a network has an origin of its own, and pairs do not see it: centred, logits lose no digits.
-    rewards = np.ascontiguousarray(rewards - rewards.mean(axis=0))
+        shown: Any = known.features
+        parts = (Items(shown[used[start : start + ROWS]]) for start in range(0, len(used), ROWS))
+    rewards = [np.asarray(model.head.rewards(sites, part), np.float64).T for part in parts]
+    count = len(next(iter(sites.values())))
+    joined = np.concatenate([np.empty((0, count)), *rewards])
+    if len(joined):
+        joined -= joined.mean(axis=0)  # each draw of a network has an origin of its own, which no pair sees
     others = {name: np.asarray(values, np.float64) for name, values in sites.items()}
-    return DrawPool(codes.reshape(-1, 2), model, rewards, others, annotator)
+    return DrawPool(codes.reshape(-1, 2), model, joined, others, annotator)

@@ -78,7 +78,8 @@ class ClosedFormBALD(TopBALD):
 
     h(Phi(m / sqrt(1 + s^2))) - C exp(-m^2 / (2 (s^2 + C^2))) / sqrt(s^2 + C^2) log 2, h the entropy of a coin and C^2 =
     pi log(2) / 2. For a logistic link m and s are scaled by sqrt(pi / 8) first. It replaces the entropy of an answer by
-    a Gaussian bump and may err by .015 nats, enough to be negative: "BALD" has no such error and is as fast.
+    a Gaussian bump, and may be negative: off by up to .002 nats (probit) or .025 (logistic), where "BALD (top-k)" is
+    right at little more cost.
 
     References
     ----------

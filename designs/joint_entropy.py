@@ -44,7 +44,8 @@ class JointEntropy(Criterion):
     The first difference is the mean over configurations c of the answers so far of the entropy of y_b given c, whose
     law is the average of p_s over the draws weighed by how likely each makes c. Exact for the draws while all K^(b-1)
     configurations number at most `configurations` (256 of two answers: a batch of 9); after that so many are kept by
-    systematic resampling, which is unbiased. Gains in nats. Holds candidates x draws x answers numbers.
+    systematic resampling, which is unbiased. Gains in nats; all of a batch cannot exceed log(draws), so that large
+    batches want more draws. Holds candidates x draws x answers numbers.
 
     Parameters
     ----------
@@ -66,19 +67,19 @@ class JointEntropy(Criterion):
         return as_pair_candidates(self, candidates).draw_pool(posterior, self.draws)
 
     def begin(self, pool: DrawPool, rng: np.random.Generator) -> JointState:
-        parts, noise = [], []
+        kinds = pool.probabilities(slice(0, 1)).shape[-1]
+        answers, noise = np.empty((kinds, len(pool), pool.draws)), np.empty(len(pool))
         for block in pool.blocks():
             p = pool.probabilities(block)
-            noise.append(entropy(p).mean(axis=1))
-            parts.append(np.moveaxis(p, -1, 0))
-        answers = np.ascontiguousarray(np.concatenate(parts, axis=1))
+            noise[block] = entropy(p).mean(axis=1)
+            answers[:, block] = np.moveaxis(p, -1, 0)
         even = np.full((1, pool.draws), 1.0 / pool.draws)
-        return JointState(answers, np.concatenate(noise), np.ones(1), even, rng, np.full(len(pool), np.inf))
+        return JointState(answers, noise, np.ones(1), even, rng, np.full(len(pool), np.inf))
 
     def score(self, state: JointState) -> np.ndarray:
         everything = np.arange(len(state.noise))
         parts = [self._gains(state, everything[start : start + BLOCK]) for start in range(0, len(everything), BLOCK)]
-        return np.concatenate(parts)
+        return np.concatenate([np.empty(0), *parts])
 
     def update(self, state: JointState, index: int) -> JointState:
         joint = state.weights[:, None] * state.answers[:, index]  # [c, K, s]

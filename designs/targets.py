@@ -40,7 +40,8 @@ def targeted_pool(candidates: PairCandidates, posterior: Posterior, target: Any,
         rewards = reward_gaussian(posterior, as_items(posterior, items))
     known = {field.name: getattr(pool, field.name) for field in fields(pool)}
     if rewards.features is None:
-        rows = np.eye(len(rewards.mean))[pairs[:, 0]] - np.eye(len(rewards.mean))[pairs[:, 1]]
+        rows, order = np.zeros((len(pairs), len(rewards.mean))), np.arange(len(pairs))
+        rows[order, pairs[:, 0]], rows[order, pairs[:, 1]] = 1.0, -1.0
     else:
         rows = np.asarray(rewards.features[pairs[:, 0]] - rewards.features[pairs[:, 1]])
     if rewards.order is not None:

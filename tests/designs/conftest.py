@@ -17,7 +17,7 @@ from tercet.inference import GaussianPosterior, SampledPosterior
 from tercet.inference.context import Context
 from tercet.models import BradleyTerry, Comparisons, Davidson, Graded, Items, LinearHead, Thurstone
 
-GRID = np.linspace(-9.0, 9.0, 201)  # the trapezoid rule is exact to 1e-12 for smooth functions that vanish at the ends
+GRID = np.linspace(-8.0, 8.0, 121)  # the trapezoid rule is exact to 1e-12 for smooth functions that vanish at the ends
 DENSITY = np.exp(-(GRID**2) / 2) / math.sqrt(2 * math.pi) * (GRID[1] - GRID[0])
 TIE, CUTS = 0.8, (-1.1, -0.4, 0.4, 1.1)
 MODELS = {

@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 
 from tercet.datasets import simulated_preferences
-from tercet.designs import BALDByDraws, EPIGByDraws, PairCandidates, candidate_pairs, select_pairs
-from tercet.inference import LaplaceOptions, SampledPosterior, TrainingOptions, laplace, reward_difference
+from tercet.designs import CRITERIA, BALDByDraws, EPIGByDraws, PairCandidates, candidate_pairs, select_pairs
+from tercet.inference import (
+    GaussianPosterior,
+    LaplaceOptions,
+    SampledPosterior,
+    TrainingOptions,
+    laplace,
+    reward_difference,
+)
 from tercet.inference.context import Context
-from tercet.models import BradleyTerry, Comparisons, Davidson, Items, MLPHead, project
+from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, MLPHead, project
 
 NAMES = ["Bradley-Terry", "order effect", "Thurstone", "Davidson", "Graded"]
 TARGETS = [[0, 3], [5, 1], [2, 6]]
@@ -223,6 +230,7 @@ def test_linear_criteria_of_networks_use_the_moments_of_the_rewards(members: Any
 
     v = np.array([information(d) for d in incidence])
     picked = select_pairs(items, posterior, 5, candidates=pairs, criterion=f"greedy {objective}")
+    assert PairCandidates(items, pairs).pool(posterior, None).covariance.shape == (7, 7)  # members, not items
     place = {tuple(pair): k for k, pair in enumerate(pairs.tolist())}
     current, left = covariance, np.ones(len(pairs), dtype=bool)
     for pair, gain in zip(map(tuple, picked.chosen.tolist()), picked.gains, strict=True):
@@ -276,3 +284,30 @@ def test_last_layer_of_a_network_is_designed_for_as_a_linear_head(name: str, cas
     gains = [v * d @ found.covariance @ found.covariance @ d / (1 + v * q)
              for v, d, q in zip(found.v, found.d, found.q, strict=True)]  # fmt: skip
     assert found.select(1, "greedy A").gains[0] == pytest.approx(max(gains), rel=1e-4)
+
+
+@pytest.mark.parametrize("criterion", [name for name in CRITERIA if name not in ("random", "coreset")])
+@pytest.mark.parametrize("order", [False, True])
+def test_abilities_are_items_with_a_feature_each(criterion: str, order: bool, rng: Any) -> None:
+    """The same numbers, as abilities and as weights of an identity matrix, give the same gains by every rule."""
+    size = 6 + order
+    factor = np.tril(rng.uniform(-0.3, 0.3, (size, size)), -1) + np.diag(rng.uniform(1.5, 2.5, size))
+    items, answers, mean = Items(np.eye(6)), Comparisons([0, 1], [1, 2], [1, 0]), rng.normal(0, 0.5, size)
+    gains = []
+    for head, site in ((AbilityHead(1.0), "ability"), (LinearHead(1.0), "weights")):
+        layout = ((site, 6),) + (("order_effect", 0),) * order
+        context = Context(BradleyTerry(head, order_effect=order), (items, answers), {}, x64=True)
+        posterior = GaussianPosterior("laplace", context, {"converged": True}, mean, factor, layout)
+        gains.append(select_pairs(items, posterior, 5, candidates="all", criterion=criterion).gains)
+    np.testing.assert_allclose(gains[0], gains[1], rtol=1e-6)
+    assert (gains[0] > 0).all()
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_nothing_left_to_ask_is_an_empty_selection(criterion: str, case: Any) -> None:
+    found = case()
+    every = candidate_pairs(found.items, "all")
+    picked = select_pairs(found.items, found.posterior, 0, candidates="all", exclude=every, criterion=criterion)
+    assert (picked.chosen.shape, picked.gains.shape, len(picked.table)) == ((0, 2), (0,), 0)
+    with pytest.raises(ValueError, match="between 0 and the 0 candidates left"):
+        select_pairs(found.items, found.posterior, 1, candidates="all", exclude=every, criterion=criterion)

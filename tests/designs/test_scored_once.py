@@ -16,7 +16,7 @@ from tercet.models import Items
 
 NAMES = ["Bradley-Terry", "order effect", "Thurstone", "Davidson", "Graded"]
 TARGETS = [[0, 3], [5, 1], [2, 6], [7, 0]]
-NODES = np.linspace(-9.0, 9.0, 201)
+NODES = np.linspace(-8.0, 8.0, 121)
 WEIGHTS = np.exp(-(NODES**2) / 2) / math.sqrt(2 * math.pi) * (NODES[1] - NODES[0])
 
 

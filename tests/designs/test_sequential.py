@@ -108,8 +108,9 @@ def test_bald_scores_with_the_variance_the_batch_leaves(name: str, case: Any) ->
     assert picked.gains.sum() < found.select(4, "BALD (top-k)").gains.sum()
 
 
-@pytest.mark.parametrize("name", ["Bradley-Terry", "order effect", "Davidson"])
-@pytest.mark.parametrize("shortlist", [4, 2000])
+@pytest.mark.parametrize(
+    ("name", "shortlist"), [("Bradley-Terry", 4), ("Bradley-Terry", 2000), ("order effect", 2000), ("Davidson", 2000)]
+)
 def test_epig_scores_with_the_covariance_the_batch_leaves(name: str, shortlist: int, case: Any) -> None:
     found = case(name, m=4)
     picked = found.select(3, EPIG(shortlist=shortlist), target=TARGETS[:2])
@@ -175,6 +176,16 @@ def test_sampled_configurations_estimate_the_joint_entropy(case: Any, law: Any, 
     assert exact.gains.sum() > brute.max()
 
 
+def test_resampling_keeps_each_as_often_as_its_share(rng: Any) -> None:
+    """Give or take one, and over many draws exactly so (within 5 standard errors of a fraction)."""
+    from tercet.designs.joint_entropy import _resample
+
+    share = rng.dirichlet(np.ones(9))
+    counts = np.array([np.bincount(_resample(share, 32, rng), minlength=9) for _ in range(500)])
+    assert (np.abs(counts - 32 * share) < 1).all()
+    np.testing.assert_allclose(counts.mean(axis=0), 32 * share, atol=5 * 0.5 / math.sqrt(500))
+
+
 def test_lazy_joint_entropy_equals_scoring_everything(case: Any, monkeypatch: Any) -> None:
     """One candidate a time at a time, or all of them."""
     import tercet.designs.joint_entropy as module
@@ -229,17 +240,24 @@ def _rng() -> np.random.Generator:
 @pytest.mark.parametrize(("criterion", "greedy", "objective"), [
     ("Fedorov exchange D", "greedy D", "D"), ("Fedorov exchange V", "greedy V", "V"),
 ])  # fmt: skip
-@pytest.mark.parametrize("name", ["Bradley-Terry", "order effect", "Davidson"])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("Bradley-Terry", {"n": 12, "d": 4, "m": 60, "wide": 3.0}),
+        ("order effect", {"d": 4, "wide": 3.0}),
+        ("Davidson", {}),
+    ],
+)
 def test_no_single_swap_improves_an_exchanged_batch(
-    criterion: str, greedy: str, objective: str, name: str, case: Any
+    criterion: str, greedy: str, objective: str, name: str, sizes: Any, case: Any
 ) -> None:
-    found = case(name)
+    found = case(name, **sizes)
     picked = found.select(5, criterion, target=TARGETS)
     batch = found.places(picked.chosen)
     best = value(found, batch, objective)
     np.testing.assert_allclose(picked.gains.sum(), best, rtol=1e-6)
     assert picked.gains.sum() >= found.select(5, greedy, target=TARGETS).gains.sum() * (1 - 1e-9)
-    for out, new in itertools.product(batch, set(range(12)) - set(batch)):
+    for out, new in itertools.product(batch, set(range(len(found.d))) - set(batch)):
         assert value(found, [i for i in batch if i != out] + [new], objective) <= best * (1 + 1e-6)
 
 
