@@ -144,7 +144,7 @@ def optimality_gap(
     weights = np.zeros(len(pool))
     weights[[place[tuple(pair)] for pair in chosen.tolist()]] = 1.0
     value = float(np.linalg.slogdet(_information(pool, weights))[1])
-    bound = _frank_wolfe(pool, len(chosen), steps, tolerance, weights).bound
+    bound = max(_frank_wolfe(pool, len(chosen), steps, tolerance, weights).bound, value)  # rounding may cross them
     return OptimalityGap(value, bound, value / bound if bound > 0 else 1.0)
 
 

@@ -210,7 +210,8 @@ def test_posterior_that_is_not_positive_definite_is_refused(case: Any) -> None:
 
 
 def test_published_matrix_that_cannot_be_inverted_is_named(case: Any) -> None:
-    """Three parameters, one candidate, no ridge."""
+    """A feature that is the same for all items, no ridge."""
     found = case()
+    flat = Items(found.features * [1.0, 1.0, 0.0])
     with pytest.raises(ValueError, match="do not span all features"):
-        select_pairs(found.items, found.posterior, 1, candidates=found.candidates[:1], criterion=PublishedXtX(0.0))
+        select_pairs(flat, found.posterior, 1, candidates="all", criterion=PublishedXtX(0.0))
