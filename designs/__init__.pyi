@@ -2,30 +2,27 @@ from .annotators import PromptAnnotator as PromptAnnotator
 from .campaign import AnnotationLoop as AnnotationLoop
 from .campaign_history import campaign_history as campaign_history
 from .candidates import candidate_pairs as candidate_pairs
-from .criteria import (
-    CRITERIA as CRITERIA,
-)
-from .criteria import (
-    Criterion as Criterion,
-)
-from .criteria import (
-    GreedyD as GreedyD,
-)
-from .criteria import (
-    GreedyV as GreedyV,
-)
-from .criteria import (
-    PastAwareD as PastAwareD,
-)
-from .criteria import (
-    PosteriorVariance as PosteriorVariance,
-)
-from .criteria import (
-    PublishedD as PublishedD,
-)
-from .criteria import (
-    RandomPairs as RandomPairs,
-)
+from .certificate import OptimalityGap as OptimalityGap
+from .certificate import Relaxation as Relaxation
+from .certificate import optimality_gap as optimality_gap
+from .certificate import relaxation as relaxation
+from .coreset import Coreset as Coreset
+from .criteria import CRITERIA as CRITERIA
+from .criterion import Criterion as Criterion
+from .draws import BALDByDraws as BALDByDraws
+from .draws import EPIGByDraws as EPIGByDraws
+from .epig import EPIG as EPIG
+from .epig import TopEPIG as TopEPIG
+from .exchange import ExchangeD as ExchangeD
+from .exchange import ExchangeV as ExchangeV
+from .greedy import BatchBALD as BatchBALD
+from .greedy import GreedyA as GreedyA
+from .greedy import GreedyD as GreedyD
+from .greedy import GreedyV as GreedyV
+from .information_gain import BALD as BALD
+from .information_gain import ClosedFormBALD as ClosedFormBALD
+from .information_gain import TopBALD as TopBALD
+from .joint_entropy import JointEntropy as JointEntropy
 from .k_centre import SITE_CRITERIA as SITE_CRITERIA
 from .k_centre import KCentre as KCentre
 from .label_store import Ask as Ask
@@ -34,24 +31,24 @@ from .label_store import LabelConflictError as LabelConflictError
 from .label_store import LabelStore as LabelStore
 from .label_store import Proposal as Proposal
 from .label_store import Round as Round
-from .pool import PairCandidates as PairCandidates
+from .one_shot import Entropy as Entropy
+from .one_shot import MaxDifference as MaxDifference
+from .one_shot import PosteriorVariance as PosteriorVariance
+from .one_shot import PredictiveEntropy as PredictiveEntropy
+from .one_shot import RandomPairs as RandomPairs
+from .pair_candidates import PairCandidates as PairCandidates
 from .prequential import Prequential as Prequential
 from .prequential import prequential as prequential
+from .published import PastAwareD as PastAwareD
+from .published import PublishedD as PublishedD
+from .published import PublishedXtX as PublishedXtX
 from .selection import Selection as Selection
 from .selection import select as select
 from .selection import select_pairs as select_pairs
 from .site_selection import select_sites as select_sites
 from .sites import SiteCandidates as SiteCandidates
 from .stopping import stopping_curve as stopping_curve
-from .studies import (
-    LearningCurve as LearningCurve,
-)
-from .studies import (
-    compare_designs as compare_designs,
-)
-from .studies import (
-    learning_curve as learning_curve,
-)
-from .studies import (
-    paired_differences as paired_differences,
-)
+from .studies import LearningCurve as LearningCurve
+from .studies import compare_designs as compare_designs
+from .studies import learning_curve as learning_curve
+from .studies import paired_differences as paired_differences

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tercet.designs.criteria import Criterion
-from tercet.designs.pool import PairCandidates
+from tercet.designs.pair_candidates import PairCandidates
 from tercet.designs.prequential import batch_inflation
 from tercet.designs.selection import select_pairs
 from tercet.designs.stopping import batch_worth

@@ -79,6 +79,10 @@ class Candidates(abc.ABC):
     def picks(self, chosen: np.ndarray) -> np.ndarray:
         """What `Selection.chosen` says of the candidates at these places."""
 
+    def who(self, chosen: np.ndarray) -> np.ndarray | None:
+        """Who would measure the candidates at these places, where that is part of the choice."""
+        return None
+
     @abc.abstractmethod
     def table(self, chosen: np.ndarray, pool: Any, gains: np.ndarray) -> Any:
         """DataFrame, one row a pick."""

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tercet.designs.contract import Candidates
-from tercet.designs.criteria import Criterion, GreedyD, GreedyV, PosteriorVariance, RandomPairs
+from tercet.designs.criterion import Criterion
+from tercet.designs.greedy import GreedyD, GreedyV
+from tercet.designs.one_shot import PosteriorVariance, RandomPairs
 from tercet.designs.sites import FillPool, SiteCandidates, straight
 
 ROUNDING = 1e-9

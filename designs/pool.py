@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from tercet.designs.contract import Candidates, LinearPool
-from tercet.inference.posterior import Posterior
-from tercet.inference.rewards import (
-    BLOCK,
-    Moments,
-    RewardGaussian,
-    as_items,
-    comparison_model,
-    reward_gaussian,
-)
-from tercet.models._inputs import as_pairs
-from tercet.models.data import Items, check_in_memory
-from tercet.models.embeddings import Embeddings
+from tercet.designs.contract import LinearPool
+from tercet.designs.target_moments import SecondMoment
+from tercet.inference.rewards import BLOCK, Moments, RewardGaussian
+from tercet.models.data import Items
 from tercet.models.linear_form import design_rows
 from tercet.models.links import gauss_hermite
 from tercet.models.preferences import ComparisonModel
@@ -38,7 +28,7 @@ class PairPool(LinearPool):
     sites : typical values of the sites the likelihood needs beside the logit
     rewards : Gaussian of the rewards
     asked : pairs [k, 2] answered so far; None where the posterior was loaded without them
-    target : matrix S [p, p] = E[d d'] over the pairs that matter
+    target : S [p, p] = E[d d'] over the pairs that matter
     """
 
     items: Items
@@ -47,7 +37,7 @@ class PairPool(LinearPool):
     sites: dict[str, np.ndarray]
     rewards: RewardGaussian
     asked: Int[np.ndarray, "k 2"] | None
-    target: Float[np.ndarray, "p p"]
+    target: SecondMoment
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -113,12 +103,11 @@ class PairPool(LinearPool):
     @property
     def target_root(self) -> Float[np.ndarray, "p p"]:
         """R with R R' = S."""
-        spectrum, basis = np.linalg.eigh(self.target)
-        return basis * np.sqrt(np.maximum(spectrum, 0.0))
+        return self.target.root
 
     def toward(self, direction: np.ndarray) -> Float[np.ndarray, " p"]:
         """Product S . direction."""
-        return self.target @ direction
+        return self.target.matrix @ direction
 
     def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
         """Product d . direction for every candidate, d = x_first - x_second (then 1 for the order effect)."""
@@ -154,6 +143,15 @@ class PairPool(LinearPool):
             norms[start : start + BLOCK] = np.einsum("ij,ij->i", gap, gap)
         return norms
 
+    def pull(self, weights: np.ndarray) -> Float[np.ndarray, " p"]:
+        """Sum over the candidates of weight d."""
+        first, second = self.ends
+        size = len(self.rewards.mean)
+        each = np.bincount(first, weights, size) - np.bincount(second, weights, size)
+        features = self.rewards.features
+        own = each if features is None else each @ np.asarray(features)
+        return own if self.rewards.order is None else np.append(own, weights.sum())
+
     def gram(self, pairs: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "p p"]:
         """Sum over pairs of weight d d'."""
         if len(pairs) == 0:
@@ -161,102 +159,3 @@ class PairPool(LinearPool):
         ordered = self.rewards.order is not None
         rows = design_rows(self.rewards.features, len(self.items), pairs[:, 0], pairs[:, 1], ordered)
         return rows.gram(weights)
-
-
-@dataclass(frozen=True, eq=False)
-class PairCandidates(Candidates):
-    """Pairs of items that could be asked: what `select` chooses from."""
-
-    items: Items
-    pairs: Int[np.ndarray, "m 2"]
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def pool(self, posterior: Posterior, target: Any) -> PairPool:
-        """These candidates under a posterior."""
-        check_in_memory(self.items)
-        model = comparison_model(posterior)
-        rewards = reward_gaussian(posterior, self.items)
-        asked = posterior.context.comparisons
-        if isinstance(target, Items):
-            target = as_items(posterior, target)  # raw embeddings are projected as those of the fit were
-        second_moment = target_matrix(rewards, self.items, target)
-        if rewards.order is not None:
-            second_moment = np.pad(second_moment, (0, 1))  # nobody's target is an order effect
-        sites = {} if model.link is not None else posterior.mean()
-        pairs = None if asked is None else asked.pairs
-        return PairPool(self.items, self.pairs, model, sites, rewards, pairs, second_moment)
-
-    def picks(self, chosen: np.ndarray) -> Int[np.ndarray, "b 2"]:
-        """The pairs at these places."""
-        return self.pairs[chosen]
-
-    def table(self, chosen: np.ndarray, pool: PairPool, gains: np.ndarray) -> Any:
-        """DataFrame of the chosen pairs: ids, gain, and what the posterior says of each."""
-        import pandas as pd
-
-        names, picked = self.items.names, pool.take(chosen)
-        moments = picked.difference
-        return pd.DataFrame(
-            {
-                "first": [names[i] for i in picked.pairs[:, 0]],
-                "second": [names[j] for j in picked.pairs[:, 1]],
-                "gain": gains,
-                "difference_mean": moments.mean,
-                "difference_sd": moments.sd,
-                "win_probability": picked.expected_outcome,
-            }
-        )
-
-
-def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[np.ndarray, "p p"]:
-    """S = E[d d'] over the target pairs.
-
-    Parameters
-    ----------
-    target : None (two different items drawn uniformly from `items`), "in-prompt" (a uniform in-prompt pair), Items
-        (two different items drawn from these), or an array [t, 2] of pairs of `items`
-    """
-    features = rewards.features
-    size = len(rewards.mean)
-    assert not isinstance(features, Embeddings)
-    if isinstance(target, str):
-        if target != "in-prompt":
-            raise ValueError(f'target must be None, "in-prompt", Items or pairs [t, 2], got {target!r}.')
-        return _within_prompts(features, items)
-    if isinstance(target, Items):
-        if features is None or target.features.shape[1] != features.shape[1]:
-            raise ValueError("target items need the same features as the items of the fit (projected alike).")
-        check_in_memory(target)
-        return _spread(np.asarray(target.features, np.float64), len(target))
-    if target is None:
-        return _spread(features, size)
-    pairs = as_pairs(target, size)
-    if len(pairs) == 0:
-        raise ValueError("target holds no pairs; give at least one, or None for all pairs of items.")
-    rows = design_rows(features, size, pairs[:, 0], pairs[:, 1], order=False)
-    return rows.gram(np.full(len(pairs), 1.0 / len(pairs)))
-
-
-def _spread(features: np.ndarray | None, size: int) -> np.ndarray:
-    if size < 2:
-        raise ValueError("a target set needs at least two items: a single item has no reward difference.")
-    if features is None:
-        return 2.0 * (np.eye(size) * size - 1.0) / (size - 1) / size
-    return 2.0 * np.atleast_2d(np.cov(features, rowvar=False))
-
-
-def _within_prompts(features: np.ndarray | None, items: Items) -> np.ndarray:
-    if items.prompt is None:
-        raise ValueError('target="in-prompt" needs Items(..., prompt=...), the prompt of each item.')
-    counts = np.bincount(items.prompt)
-    pairs = counts * (counts - 1) / 2.0
-    if not pairs.sum():
-        raise ValueError('target="in-prompt" needs at least one prompt with two items.')
-    rows = np.eye(len(items)) if features is None else features
-    # Sum over pairs of one prompt of d d' is n_p times its scatter matrix about its own mean.
-    sums = np.zeros((len(counts), rows.shape[1]))
-    np.add.at(sums, items.prompt, rows)
-    centred = rows - (sums / np.maximum(counts, 1)[:, None])[items.prompt]
-    return (centred * counts[items.prompt][:, None]).T @ centred / pairs.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from tercet.designs.candidates import Scheme, candidate_pairs
 from tercet.designs.contract import Candidates
 from tercet.designs.criteria import CRITERIA, Criterion, as_criterion
 from tercet.designs.k_centre import SITE_CRITERIA
-from tercet.designs.pool import PairCandidates
+from tercet.designs.pair_candidates import PairCandidates
 from tercet.inference.rewards import as_items
 from tercet.models._inputs import as_floats, as_generator
 from tercet.models.data import Items
@@ -33,12 +34,14 @@ class Selection(NamedTuple):
     gains : gain [b] of each pick, in the units of the criterion, given the picks before it
     expected_random : what a random batch of the same size gains in all, on average
     table : DataFrame, one row a pick
+    annotator : who should answer each pick [b], positions among the annotators of the fit; None unless that was chosen
     """
 
     chosen: Int[np.ndarray, "b ..."]
     gains: np.ndarray
     expected_random: float
     table: pd.DataFrame
+    annotator: np.ndarray | None = None
 
 
 def select(
@@ -74,8 +77,11 @@ def select(
     rng = as_generator(key).spawn(1)[0]  # not the stream that random candidates were drawn from
     start = rule.begin(pool, rng)
     chosen, gains = _run(rule, start, len(pool), budget, price)
+    if len(chosen):
+        chosen, gains = rule.revise(start, chosen, gains, price, float(budget))
     expected = _expected_random(rule, pool, start, len(chosen), rng)
-    return Selection(candidates.picks(chosen), gains, expected, candidates.table(chosen, pool, gains))
+    table = candidates.table(chosen, pool, gains)
+    return Selection(candidates.picks(chosen), gains, expected, table, candidates.who(chosen))
 
 
 def select_pairs(
@@ -88,6 +94,7 @@ def select_pairs(
     target: Any = None,
     cost: ArrayLike | None = None,
     exclude: Any = None,
+    annotators: str | Sequence[Hashable] | None = None,
     key: Any = 0,
 ) -> Selection:
     """Choose which pairs of items people should compare next.
@@ -99,17 +106,19 @@ def select_pairs(
     budget : number of pairs (or total cost, with `cost`)
     candidates : "random" (20,000 of all), a number of random pairs, "all", "in-prompt", "cross-prompt", or an
         explicit array [m, 2], taken as it is
-    criterion : "greedy V" (default: it did best in our studies), "greedy D", "posterior variance",
-        "D-optimal (published)", "D-optimal (past-aware)", "random", or a Criterion
+    criterion : "greedy V" (default: it did best in our studies), any other name in `tercet.designs.CRITERIA` (compared
+        in docs/strategies.md), or a Criterion
     target : None (differences of two random items), "in-prompt", Items, or pairs [t, 2]
-    cost : array [m] for an explicit array of candidates
-    exclude : pairs [k, 2] or Comparisons that are not to be asked (again)
+    cost : array [m] for an explicit array of candidates; with annotators also [m, a]
+    exclude : pairs [k, 2] or Comparisons that are not to be asked (again), of anybody
+    annotators : choose whom to ask as well: "all" that the fit knows, or a of their names. For models with
+        annotators=True and a criterion by posterior draws ("BALD (draws)", "EPIG (draws)", "BatchBALD (joint entropy)")
     key : int seed or JAX key, for random candidates and random picks
 
     Returns
     -------
     Selection
-        chosen [b, 2] (positions), gains, expected_random, table with ids.
+        chosen [b, 2] (positions), gains, expected_random, table with ids, annotator [b] where that was chosen.
 
     References
     ----------
@@ -127,14 +136,33 @@ def select_pairs(
     >>> picked.chosen.shape, bool(picked.gains.sum() > picked.expected_random)
     ((5, 2), True)
     """
-    known = as_items(posterior, items)
-    n = int(candidates) if isinstance(candidates, (int, np.integer)) else None
-    if cost is not None and (isinstance(candidates, str) or n is not None or exclude is not None):
+    if cost is not None and (isinstance(candidates, (str, int, np.integer)) or exclude is not None):
         raise ValueError("cost needs an explicit array of candidates, one entry a row, and no exclude.")
-    pairs = candidate_pairs(known, "random" if n is not None else candidates, n, key, exclude)
-    chosen_from = PairCandidates(known, pairs)
+    chosen_from = pair_candidates(items, posterior, candidates, exclude, key)
+    if annotators is not None:
+        single = len(chosen_from)
+        chosen_from = chosen_from.asking(posterior, annotators)
+        cost = None if cost is None else _cost_of_each(cost, single, len(chosen_from) // max(single, 1))
     rule = as_criterion(criterion)
     return select(chosen_from, posterior, budget, criterion=rule, target=target, cost=cost, key=key)
+
+
+def pair_candidates(
+    items: Items | ArrayLike, posterior: Any, candidates: Scheme | int | ArrayLike, exclude: Any, key: Any
+) -> PairCandidates:
+    """The candidates of `select_pairs`: the same arguments give the same pairs."""
+    known = as_items(posterior, items)
+    n = int(candidates) if isinstance(candidates, (int, np.integer)) else None
+    return PairCandidates(known, candidate_pairs(known, "random" if n is not None else candidates, n, key, exclude))
+
+
+def _cost_of_each(cost: ArrayLike, pairs: int, annotators: int) -> np.ndarray:
+    """Costs [pairs * annotators], pair after pair, from [pairs] or [pairs, annotators]."""
+    price = np.asarray(cost)
+    price = price[:, None] if price.ndim == 1 else price
+    if price.ndim != 2 or len(price) != pairs or price.shape[1] not in (1, annotators):
+        raise ValueError(f"cost must have shape [{pairs}] or [{pairs}, {annotators}], got {np.shape(cost)}.")
+    return np.broadcast_to(price, (pairs, annotators)).reshape(-1)
 
 
 def _run(
@@ -142,7 +170,7 @@ def _run(
 ) -> tuple[np.ndarray, np.ndarray]:
     if not rule.sequential and price is None:
         scores = rule.score(state)
-        best = np.argsort(-scores, kind="stable")[: int(budget)]
+        best = np.argsort(-rule.worth(state, scores), kind="stable")[: int(budget)]
         return best, scores[best]
     chosen: list[int] = []
     gains: list[float] = []

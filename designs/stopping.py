@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from tercet.designs.candidates import Scheme, candidate_pairs
 from tercet.designs.criteria import Criterion, GreedyV
-from tercet.designs.pool import PairCandidates, PairPool
+from tercet.designs.pair_candidates import PairCandidates
+from tercet.designs.pool import PairPool
 from tercet.designs.selection import DEFAULT, select_pairs
 from tercet.inference.rewards import as_items
 from tercet.models._inputs import as_generator
@@ -32,7 +33,7 @@ class BatchWorth(NamedTuple):
 
 def target_variance(pool: PairPool) -> float:
     """Average posterior variance tr(A S) of the reward differences that matter."""
-    return float(np.sum(pool.covariance * pool.target))
+    return float(np.sum(pool.covariance * pool.target.matrix))
 
 
 def variance_falls(pool: PairPool) -> Float[np.ndarray, " m"]:

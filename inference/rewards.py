@@ -148,7 +148,7 @@ def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGau
 
 def _moments_of_draws(posterior: Posterior, model: ComparisonModel, items: Items) -> RewardGaussian:
     """Heads that are not linear: the Gaussian of the mean and covariance of the rewards over draws."""
-    draws = _some_draws(posterior, NETWORK_DRAWS)
+    draws = some_draws(posterior, NETWORK_DRAWS)
     parts = (Items(block) for _, block in blocks_of(items.features))
     rewards = np.concatenate([np.asarray(model.head.rewards(draws, part)) for part in parts], axis=1)
     rewards = rewards - rewards.mean(axis=1, keepdims=True)  # each network has an origin of its own
@@ -162,7 +162,7 @@ def _moments_of_draws(posterior: Posterior, model: ComparisonModel, items: Items
     )
 
 
-def _some_draws(posterior: Posterior, most: int) -> Draws:
+def some_draws(posterior: Posterior, most: int) -> Draws:
     """All draws of chains (or members of an ensemble) where they are few, else a random sample of them."""
     samples = getattr(posterior, "samples", None)
     available = most if samples is None else int(np.prod(next(iter(samples.values())).shape[:2]))
@@ -177,7 +177,7 @@ def _head_moments(posterior: Posterior, model: ComparisonModel, site: str) -> tu
             place = places["order_effect"].start
             order = (float(posterior.center[place]), posterior.root[place])
         return posterior.center[rows], posterior.root[rows], order
-    draws = _some_draws(posterior, 4000)
+    draws = some_draws(posterior, 4000)
     sites = np.column_stack([draws[site], draws["order_effect"]]) if model.order_effect else draws[site]
     center = sites.mean(axis=0)
     root = (sites - center).T / np.sqrt(len(sites) - 1)
@@ -296,7 +296,7 @@ def win_probability(
 def _average_outcome(
     posterior: Posterior, model: ComparisonModel, items: Items, pairs: np.ndarray, order: bool, who: Any
 ) -> np.ndarray:
-    draws = _some_draws(posterior, PREDICTIVE_DRAWS)
+    draws = some_draws(posterior, PREDICTIVE_DRAWS)
     total, count = np.zeros(len(pairs)), len(next(iter(draws.values())))
     for k in range(count):
         sites = {name: values[k] for name, values in draws.items()}

@@ -37,6 +37,10 @@ class Link(Protocol):
         """Fisher information of one answer about r: the expected curvature."""
         ...
 
+    def entropy(self, r: np.ndarray) -> np.ndarray:
+        """Entropy -F log F - (1 - F) log(1 - F) of an answer in nats."""
+        ...
+
     def integrate(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
         """E F(r) for r ~ Normal(mean, variance)."""
         ...
@@ -76,6 +80,11 @@ class Logistic:
         odds = np.exp(-np.abs(r))
         return odds / np.square(1.0 + odds)
 
+    def entropy(self, r: np.ndarray) -> np.ndarray:
+        distance = np.abs(r)
+        odds = np.exp(-distance)
+        return np.log1p(odds) + distance * odds / (1.0 + odds)
+
     def integrate(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
         mean, variance = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(variance, np.float64))
         total = np.zeros(mean.shape)
@@ -112,6 +121,10 @@ class Probit:
 
     def information(self, r: np.ndarray) -> np.ndarray:
         return inverse_mills(r) * inverse_mills(-r)  # phi^2 / (Phi (1 - Phi))
+
+    def entropy(self, r: np.ndarray) -> np.ndarray:
+        less, log_less = ndtr(-np.abs(r)), log_ndtr(-np.abs(r))
+        return -less * log_less - (1.0 - less) * np.log1p(-less)
 
     def integrate(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
         return ndtr(mean / np.sqrt(1.0 + variance))

@@ -107,6 +107,15 @@ class ComparisonModel(abc.ABC):
     def information(self, logit: Any, sites: dict[str, Any]) -> Any:
         """Fisher information of one answer about its logit."""
 
+    def probabilities(self, logit: Any, sites: dict[str, Any]) -> np.ndarray:
+        """Probability [..., K] of each answer given the logit [...], the worst for the first item before the best.
+
+        Here K = 2: P(second preferred), P(first preferred).
+        """
+        if self.link is None:
+            raise NotImplementedError(f"{type(self).__name__} has no link and says nothing of its answers.")
+        return np.stack([self.link.probability(-np.asarray(logit)), self.link.probability(np.asarray(logit))], axis=-1)
+
     def encode(self, outcome: Any) -> Any:
         """The outcome as the likelihood wants it."""
         return outcome

@@ -353,7 +353,10 @@ def test_fitted_posterior_goes_the_same_way(name: str, rng: Any) -> None:
 def test_every_criterion_is_known_by_its_name(rng: Any) -> None:
     problem = build("linear", rng)
     assert set(CRITERIA) == {
-        "random", "D-optimal (published)", "D-optimal (past-aware)", "posterior variance", "greedy D", "greedy V",
+        "random", "max difference", "entropy", "predictive entropy", "coreset", "XtX", "D-optimal (published)",
+        "D-optimal (past-aware)", "posterior variance", "greedy D", "greedy A", "greedy V", "Fedorov exchange D",
+        "Fedorov exchange V", "BatchBALD", "BatchBALD (joint entropy)", "BALD", "BALD (top-k)", "BALD (closed form)",
+        "BALD (draws)", "EPIG", "EPIG (top-k)", "EPIG (draws)",
     }  # fmt: skip
     for name, criterion in CRITERIA.items():
         np.testing.assert_array_equal(problem.select(5, name).chosen, problem.select(5, criterion).chosen)

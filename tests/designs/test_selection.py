@@ -17,7 +17,8 @@ from tercet.inference import GaussianPosterior, laplace, load, win_probability
 from tercet.inference.context import Context
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Items, LinearHead, project
 
-INFORMED = [name for name in CRITERIA if name != "random"]
+DRAWN = ("random", "coreset")  # by chance: another key, other picks
+INFORMED = [name for name in CRITERIA if name not in DRAWN]
 GREEDY = ["greedy D", "greedy V"]
 
 
@@ -83,9 +84,9 @@ def test_same_key_same_picks_other_key_other_candidates(
         return select_pairs(items, posterior, 4, candidates=candidates, criterion=criterion, key=key).chosen.tolist()
 
     assert chosen(seed, 20) == chosen(seed, 20)
-    assert any(chosen(seed + k, 20) != chosen(seed, 20) for k in range(1, 20))
-    redrawn = any(chosen(seed + k, "all") != chosen(seed, "all") for k in range(1, 20))
-    assert redrawn == (criterion == "random")
+    assert any(chosen(seed + k, 20) != chosen(seed, 20) for k in range(1, 4))
+    redrawn = any(chosen(seed + k, "all") != chosen(seed, "all") for k in range(1, 4))
+    assert redrawn == (criterion in DRAWN)
 
 
 @pytest.mark.parametrize("order", [False, True])

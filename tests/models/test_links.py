@@ -46,6 +46,14 @@ def test_information_is_expected_curvature_and_links_are_symmetric(link, family)
     np.testing.assert_allclose(link.information(R), link.information(-R), rtol=1e-8)
 
 
+@each_link
+def test_entropy_is_that_of_a_coin(link, family):
+    """And zero, not NaN, where an answer is certain."""
+    np.testing.assert_allclose(link.entropy(R), scipy.stats.bernoulli(link.probability(R)).entropy(), rtol=1e-6)
+    assert link.entropy(np.zeros(1))[0] == pytest.approx(np.log(2.0), rel=1e-12)
+    np.testing.assert_array_equal(np.abs(link.entropy(np.array([-1e4, 1e4]))), 0.0)
+
+
 def test_hard_outcomes_agree_with_numpyro():
     """Logistic: BernoulliLogits; probit: BernoulliProbs of Phi(r)."""
     for y in (0, 1):

@@ -174,3 +174,12 @@ def test_keys_are_seeds_or_jax_keys():
     for bad in (None, 1.5, True, "seed"):
         with pytest.raises(ValueError, match="key must be an int seed or a JAX key"):
             as_key(bad)
+
+
+@pytest.mark.parametrize("model", [BradleyTerry(), Thurstone()], ids=["Bradley-Terry", "Thurstone"])
+def test_two_answers_are_second_then_first(model):
+    """Their log probabilities are those of the model's own distribution."""
+    r = np.linspace(-3, 3, 7)
+    p = model.probabilities(r, {})
+    np.testing.assert_allclose(np.log(p[:, 0]), model.answer(r).log_prob(np.zeros(7)), rtol=1e-9)
+    np.testing.assert_allclose(np.log(p[:, 1]), model.answer(r).log_prob(np.ones(7)), rtol=1e-9)

@@ -1,0 +1,149 @@
+"""Sequential criteria under a Gaussian posterior: each pick takes its expected information off the covariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from tercet.designs.contract import LinearPool
+from tercet.designs.criterion import Criterion
+
+
+class GreedyState(NamedTuple):
+    """State of the sequential criteria: covariance A, q = d' A d, c = d' A S A d, information v."""
+
+    pool: LinearPool
+    covariance: np.ndarray
+    q: np.ndarray
+    c: np.ndarray
+    v: np.ndarray
+
+
+@dataclass(frozen=True)
+class Greedy(Criterion):
+    """Sequential: after a pick A becomes A - g u u', u = A d, g = v / (1 + v q), at the cost of items, not pairs.
+
+    Parameters
+    ----------
+    plug_in : bool
+        Use the information at the posterior mean instead of its average over the posterior (worse in studies).
+    """
+
+    plug_in: bool = False
+    sequential = True
+    targeted: ClassVar[bool] = False
+
+    def _root(self, pool: LinearPool) -> np.ndarray:
+        """R with R R' = S."""
+        return pool.target_root
+
+    def _toward(self, pool: LinearPool, direction: np.ndarray) -> np.ndarray:
+        """Product S . direction."""
+        return pool.toward(direction)
+
+    def begin(self, pool: LinearPool, rng: np.random.Generator) -> GreedyState:
+        covariance = pool.covariance
+        v = pool.information if self.plug_in else pool.expected_information
+        c = np.empty(0)
+        if self.targeted:
+            c = pool.squared_norms(covariance @ self._root(pool))
+        return GreedyState(pool, covariance, pool.variance, c, v)
+
+    def update(self, state: GreedyState, index: int) -> GreedyState:
+        return self.moved(state, index, 1.0)
+
+    def moved(self, state: GreedyState, index: int, sign: float) -> GreedyState:
+        """The state with candidate `index` asked (sign 1), or with one that was asked taken back (sign -1)."""
+        pool, covariance, q, c, v = state
+        u = covariance @ pool.row(index)
+        g = sign * v[index] / (1.0 + sign * v[index] * q[index])
+        t = pool.along(u)
+        if self.targeted:
+            su = self._toward(pool, u)
+            y = pool.along(covariance @ su)
+            y -= (0.5 * g * (u @ su)) * t  # in place from here on: a million candidates are memory traffic
+            y *= t
+            y *= 2.0 * g
+            c = np.maximum(np.subtract(c, y, out=y), 0.0, out=y)
+        t *= t
+        t *= g
+        q = np.maximum(np.subtract(q, t, out=t), 0.0, out=t)
+        return GreedyState(pool, covariance - g * np.outer(u, u), q, c, v)
+
+
+@dataclass(frozen=True)
+class GreedyD(Greedy):
+    """Greedy Bayesian D-optimality: gain log(1 + v q), the fall of the log volume of the posterior.
+
+    References
+    ----------
+    Chaloner and Verdinelli (1995), Statistical Science 10, section 2.2; Krause and Guestrin (2005), UAI.
+    """
+
+    name = "greedy D"
+
+    def score(self, state: GreedyState) -> np.ndarray:
+        return np.log1p(state.v * state.q)
+
+
+@dataclass(frozen=True)
+class BatchBALD(GreedyD):
+    """BatchBALD in its Gaussian form: gain log(1 + v q) / 2, summing to log det(I + V^1/2 D A D' V^1/2) / 2 of a batch.
+
+    That is the information in nats that all answers of the batch hold together about the parameters, were each answer
+    its logit plus normal noise of variance 1 / v. By the matrix determinant lemma the picks are those of "greedy D", at
+    half its gains; v is the information averaged over the posterior. "BatchBALD (joint entropy)" makes no Gaussian
+    assumption.
+
+    References
+    ----------
+    Kirsch, van Amersfoort, Gal (2019), BatchBALD, NeurIPS; Holzmüller, Zaverkin, Kästner, Steinwart (2023), JMLR 24,
+    section 4.1 (the log-determinant form).
+    """
+
+    name = "BatchBALD"
+
+    def score(self, state: GreedyState) -> np.ndarray:
+        return 0.5 * super().score(state)
+
+
+@dataclass(frozen=True)
+class GreedyV(Greedy):
+    """Greedy and target-aware (V- or I-optimal): gain v d' A S A d / (1 + v q).
+
+    The gain is the fall of the average variance of the reward differences the model will be used on; for sites, of the
+    variance of the risk at the test sites.
+
+    References
+    ----------
+    Chaloner and Verdinelli (1995), section 2.3; Atkinson, Donev, Tobias (2007), Optimum Experimental Designs, 10.
+    """
+
+    name = "greedy V"
+    targeted = True
+
+    def score(self, state: GreedyState) -> np.ndarray:
+        return state.v * state.c / (1.0 + state.v * state.q)
+
+
+@dataclass(frozen=True)
+class GreedyA(GreedyV):
+    """Greedy Bayesian A-optimality: gain v d' A A d / (1 + v q), the fall of the trace of A.
+
+    "greedy V" with S = I: every parameter counts alike, whatever the scale of its feature and whether or not targets
+    depend on it. `target` plays no part.
+
+    References
+    ----------
+    Chaloner and Verdinelli (1995), Statistical Science 10, section 2.3.
+    """
+
+    name = "greedy A"
+
+    def _root(self, pool: LinearPool) -> np.ndarray:
+        return np.eye(len(pool.covariance))
+
+    def _toward(self, pool: LinearPool, direction: np.ndarray) -> np.ndarray:
+        return direction
