@@ -588,5 +588,5 @@ def test_criteria_for_sites_refuse_pairs(rng: Any) -> None:
     with pytest.raises(ValueError, match="for sites only"):
         select(PairCandidates(items, candidate_pairs(items, "all")), None, 1, criterion=KCentre())
     fit = laplace(BradleyTerry(LinearHead(1.0)), items, Comparisons([0], [1], [1]))
-    with pytest.raises(ValueError, match=r"criterion must be one of \['D-optimal"):
+    with pytest.raises(ValueError, match=r"criterion must be one of \['BALD"):
         select_pairs(items, fit, 1, criterion="k-centre")
