@@ -31,7 +31,7 @@ class RewardCalibration:
     method : "platt" or "isotonic"
     slope : g(d) = 1 / (1 + exp(-slope d)), by Platt
     differences, probabilities : knots of g between which it is linear, isotonic
-    held_out : differences [m] of rewards fitted without the comparison's own fold
+    held_out : differences [m] of rewards fitted without the comparison's own fold (by items: of those within a fold)
     log_loss : of g on these, and of the plain 1 / (1 + exp(-d)), in nats
     """
 
@@ -57,13 +57,17 @@ def calibrate_rewards(
     comparisons: Comparisons,
     method: str = "platt",
     folds: int = 5,
+    by: str = "answers",
     key: Any = 0,
 ) -> RewardCalibration:
     """Fit rewards and, on comparisons each left out in turn, how their differences translate into probabilities.
 
     Rewards that rank well need not be logits: a point-wise classifier's are not, nor are those of a network stopped
-    early. Differences of rewards fitted to the other folds (all answers to a pair in one fold) are mapped by Platt's
-    logistic slope or by isotonic regression, both symmetric in the two items.
+    early. Differences of rewards fitted to the other folds are mapped by Platt's logistic slope or by isotonic
+    regression, both symmetric in the two items.
+
+    Fold as the rewards will be used: by answers (all answers to a pair in one fold) for items that have been compared; by
+    items for new ones, so that each held-out answer is about two items of which the rewards know nothing.
 
     Parameters
     ----------
@@ -72,6 +76,7 @@ def calibrate_rewards(
     items, comparisons : the data
     method : "platt" (one number; for hundreds of comparisons) or "isotonic" (any shape; for thousands)
     folds : at least 2
+    by : "answers" or "items" (answers about two items of one fold, by rewards that know neither: one answer in `folds`)
     key : int seed or JAX key, for the folds
 
     References
@@ -90,16 +95,16 @@ def calibrate_rewards(
     """
     if method not in ("platt", "isotonic"):
         raise ValueError(f'method must be "platt" or "isotonic", got {method!r}.')
-    code = np.unique(np.sort(comparisons.pairs, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
-    if not 2 <= folds <= code.max() + 1:
-        raise ValueError(f"folds must be from 2 to {code.max() + 1}, the number of different pairs; got {folds}.")
-    fold = as_generator(key).permutation(np.arange(code.max() + 1) % folds)[code]
+    if by not in ("answers", "items"):
+        raise ValueError(f'by must be "answers" or "items", got {by!r}.')
+    ends = _folds(items, comparisons, folds, by, as_generator(key))
+    used = ends[:, 0] == ends[:, 1]
     held_out = np.empty(len(comparisons))
-    for part in range(folds):
-        out = fold == part
-        rewards = _score(fit(items, comparisons.take(~out)))(items)
+    for part in np.unique(ends[used]):
+        out, kept = used & (ends[:, 0] == part), (ends != part).all(axis=1)
+        rewards = _score(fit(items, comparisons.take(kept)))(items)
         held_out[out] = rewards[comparisons.first[out]] - rewards[comparisons.second[out]]
-    y, weight = comparisons.outcome, comparisons.weights
+    held_out, y, weight = held_out[used], comparisons.outcome[used], comparisons.weights[used]
     slope = _slope(held_out, y, weight) if method == "platt" else np.nan
     knots = _isotonic(held_out, y, weight) if method == "isotonic" else (np.empty(0), np.empty(0))
     p = np.clip(_mapped(held_out, slope, *knots), 1e-12, 1.0 - 1e-12)
@@ -107,6 +112,24 @@ def calibrate_rewards(
     before = -weight @ Logistic().log_likelihood(held_out, y) / weight.sum()
     losses = (float(after), float(before))
     return RewardCalibration(_score(fit(items, comparisons)), method, slope, knots[0], knots[1], held_out, losses)
+
+
+def _folds(items: Items, comparisons: Comparisons, folds: int, by: str, rng: np.random.Generator) -> np.ndarray:
+    """Fold [m, 2] of each end of the comparisons: by answers both are that of the pair."""
+    if by == "items":
+        code, count = comparisons.pairs, len(items)
+    else:
+        _, code = np.unique(np.sort(comparisons.pairs, axis=1), axis=0, return_inverse=True)
+        code = np.repeat(code.reshape(-1, 1), 2, axis=1)
+        count = int(code.max()) + 1
+    if not 2 <= folds <= count:
+        what = "items" if by == "items" else "different pairs"
+        raise ValueError(f"folds must be from 2 to {count}, the number of {what}; got {folds}.")
+    ends = rng.permutation(np.arange(count) % folds)[code]
+    within = ends[:, 0] == ends[:, 1]
+    if not within.any() or not all((ends != part).all(axis=1).any() for part in np.unique(ends[within])):
+        raise ValueError(f"too few answers lie within one of {folds} folds of items: use fewer folds, or by='answers'.")
+    return ends
 
 
 def _mapped(difference: np.ndarray, slope: float, knots: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

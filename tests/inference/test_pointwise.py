@@ -201,6 +201,30 @@ def test_a_calibrated_classifier_beats_its_logits_and_a_shuffled_one_does_not():
     assert blind.log_loss[0] == pytest.approx(np.log(2), abs=2e-3)
 
 
+def test_folds_of_items_judge_items_that_rewards_do_not_know():
+    """Every answer within a fold is judged once, by rewards fitted without its two items."""
+    truth, seen = simulated_preferences(60, 4, 900, key=4), []
+
+    def fit(items, answers):
+        known = np.zeros(60, bool)
+        known[answers.pairs] = True
+        seen.append(known)
+        return lambda items: np.where(known, 0.0, np.arange(1.0, 61.0))
+
+    found = calibrate_rewards(fit, truth.items, truth.comparisons, folds=3, by="items")
+    assert len(seen) == 4
+    assert seen[-1].all()
+    strangers = ~np.stack(seen[:3])
+    assert (strangers.sum(axis=0) == 1).all()
+    within = strangers.argmax(0)[truth.comparisons.first] == strangers.argmax(0)[truth.comparisons.second]
+    gaps = truth.comparisons.first - truth.comparisons.second
+    np.testing.assert_array_equal(found.held_out, gaps[within])
+    with pytest.raises(ValueError, match="by must be"):
+        calibrate_rewards(fit, truth.items, truth.comparisons, by="pairs")
+    with pytest.raises(ValueError, match="too few answers"):
+        calibrate_rewards(fit, truth.items, truth.comparisons.take([0, 1]), folds=60, by="items")
+
+
 # Selection
 
 
