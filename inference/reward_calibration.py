@@ -66,8 +66,8 @@ def calibrate_rewards(
     early. Differences of rewards fitted to the other folds are mapped by Platt's logistic slope or by isotonic
     regression, both symmetric in the two items.
 
-    Fold as the rewards will be used: by answers (all answers to a pair in one fold) for items that have been compared; by
-    items for new ones, so that each held-out answer is about two items of which the rewards know nothing.
+    Fold as the rewards will be used: by answers (all answers to a pair in one fold) for items that have been compared;
+    by items for new ones, so that each held-out answer is about two items of which the rewards know nothing.
 
     Parameters
     ----------
