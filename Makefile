@@ -66,6 +66,7 @@ bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/local_regression.py --smoke
 	$(BIN)/python benchmarks/spatial_study.py --smoke
 	$(BIN)/python benchmarks/rewards.py --smoke
+	$(BIN)/python benchmarks/pointwise_study.py --smoke
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python notebooks/execute.py $(ARGS)

@@ -40,7 +40,7 @@ from tercet.datasets import (
     simulated_rewards,
     word_valence,
 )
-from tercet.inference import fit_pointwise, laplace, reward, spearman_within_prompts, train
+from tercet.inference import TrainingOptions, fit_pointwise, laplace, reward, spearman_within_prompts, train
 from tercet.models import BradleyTerry, Items, MLPHead, PointwiseClassifier, project
 
 QUALITIES = (0.5, 0.7, 1.0, 3.0, 5.0, 10.0)
@@ -61,7 +61,9 @@ def task(name: str, seeds: int, prompts: int) -> tuple[Items, list[np.ndarray]]:
     return project(items, None), [simulated_rewards(items, name, key=seed) for seed in range(seeds)]
 
 
-def cells(name: str, scheme: str, per_prompt: int, seeds: int, prompts: int) -> list[dict[str, Any]]:
+def cells(
+    name: str, scheme: str, per_prompt: int, seeds: int, prompts: int, options: TrainingOptions
+) -> list[dict[str, Any]]:
     """One scheme and quantity: every arm, quality and seed."""
     items, truths = task(name, seeds, prompts)
     assert items.prompt is not None
@@ -74,7 +76,7 @@ def cells(name: str, scheme: str, per_prompt: int, seeds: int, prompts: int) -> 
         sets.append(annotate(truths[seed][~test], pairs, quality, key=2000 + seed))
     scores: dict[str, Any] = {"BT linear": [reward(laplace(BradleyTerry(), asked, y), items).mean for y in sets]}
     for arm, model in (("BT MLP", BradleyTerry(MLPHead())), ("point-wise MLP", PointwiseClassifier(MLPHead()))):
-        sites = train(model, asked, sets, key=3).sites
+        sites = train(model, asked, sets, key=3, options=options).sites
         scores[arm] = model.head.rewards(sites, items)
     try:
         from lightgbm import LGBMClassifier
@@ -127,7 +129,7 @@ def main() -> None:
     seeds, prompts, quantities = (2, 40, (1,)) if args.smoke else (args.seeds, 500, (1, 4))
     work = list(itertools.product(args.tasks[: 1 if args.smoke else None], SCHEMES, quantities))
     for name, scheme, per_prompt in tqdm(work, unit="scheme"):
-        rows += cells(name, scheme, per_prompt, seeds, prompts)
+        rows += cells(name, scheme, per_prompt, seeds, prompts, TrainingOptions(rounds=3 if args.smoke else 300))
     table = pd.DataFrame(rows)
     if args.out:
         table.to_csv(args.out, index=False)

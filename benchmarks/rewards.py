@@ -1,6 +1,6 @@
 """Reward heads at size: embeddings on disk, chains in whitened units, networks beside linear heads.
 
-python benchmarks/rewards.py                       # part of make bench; --only disk nuts networks, --smoke
+python benchmarks/rewards.py                       # part of make bench; --only disk nuts networks, --size, --smoke
 
 disk: 10 GB of embeddings [prompts, 10, 2048] written to --folder (a temporary one by default), a linear head fitted to
 an answer a prompt and every response scored; memory is the peak of anonymous memory above the process after its imports
@@ -93,7 +93,7 @@ def disk(smoke: bool, folder: str | None) -> None:
         )
 
 
-def nuts_rates(smoke: bool) -> None:
+def nuts_rates(smoke: bool, size: list[int]) -> None:
     import jax
     import jax.numpy as jnp
     import numpyro
@@ -104,7 +104,7 @@ def nuts_rates(smoke: bool) -> None:
     from tercet.inference import laplace, nuts
     from tercet.models import BradleyTerry, Comparisons, Items, LinearHead
 
-    pairs, width, warmup, samples = (300, 8, 100, 100) if smoke else (20_000, 1_024, 200, 200)
+    pairs, width, warmup, samples = (300, 8, 100, 100) if smoke else (*size, 200, 200)
     rng = np.random.default_rng(31)
     spectrum = ((1.0 + np.arange(width)) ** -0.5).astype(np.float32)
     turn = np.linalg.qr(rng.standard_normal((width, width)))[0].astype(np.float32)  # embeddings are correlated
@@ -185,18 +185,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--folder", help="where the 10 GB are written; they are removed afterwards")
+    parser.add_argument("--size", nargs=2, type=int, default=[20_000, 1_024], help="pairs and features of nuts")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if len(args.only) > 1:
         for part in args.only:
             where = ["--folder", args.folder] if args.folder else []
+            where += ["--size", *map(str, args.size)]
             command = [sys.executable, __file__, "--only", part, *where, *["--smoke"] * args.smoke]
             subprocess.run(command, check=True)
         return
     if args.only == ["disk"]:
         disk(args.smoke, args.folder)
     if args.only == ["nuts"]:
-        nuts_rates(args.smoke)
+        nuts_rates(args.smoke, args.size)
     if args.only == ["networks"]:
         networks(args.smoke)
 
