@@ -66,6 +66,19 @@ def candidate_pairs(
     return _draw(items, groups, total, left, n, rng, exclude, across)
 
 
+def count_pairs(items: Items, scheme: Scheme, exclude: Any = None) -> int:
+    """Number of pairs that `candidate_pairs` would list."""
+    groups, across = _groups(items, scheme), scheme == "cross-prompt"
+    total = int(_pairs_of(groups).sum()) - (_within(items) if across else 0)
+    if exclude is None or len(exclude) == 0:
+        return total
+    out = _as_array(exclude, len(items))
+    if scheme in ("in-prompt", "cross-prompt"):
+        assert items.prompt is not None
+        out = out[(items.prompt[out[:, 0]] == items.prompt[out[:, 1]]) != across]
+    return total - len(np.unique(_code(out, len(items))))
+
+
 def _draw(
     items: Items, groups: list[np.ndarray], total: int, left: int, n: int | None, rng: np.random.Generator,
     exclude: Any, across: bool, or_fewer: bool = False,

@@ -9,13 +9,16 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import ArrayLike
 
-from tercet.designs.candidates import Scheme, candidate_pairs
+from tercet.designs.all_pairs import AllPairs, choose_from_all, has_tiles
+from tercet.designs.candidates import Scheme, candidate_pairs, count_pairs
 from tercet.designs.contract import Candidates
 from tercet.designs.criteria import CRITERIA, Criterion, as_criterion
+from tercet.designs.greedy import Greedy
 from tercet.designs.k_centre import SITE_CRITERIA
+from tercet.designs.one_shot import PosteriorVariance
 from tercet.designs.pair_candidates import PairCandidates
 from tercet.inference.rewards import as_items
-from tercet.models._inputs import as_floats, as_generator
+from tercet.models._inputs import as_floats, as_generator, as_pairs
 from tercet.models.data import Items
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 RANDOM_BATCHES = 20  # batches behind `expected_random`
 DEFAULT = "greedy V"
+LISTED = 1_000_000  # pairs; more are scored in tiles, by criteria that can
 
 
 class Selection(NamedTuple):
@@ -105,7 +109,9 @@ def select_pairs(
     posterior : of a comparison model fitted on the answers so far
     budget : number of pairs (or total cost, with `cost`)
     candidates : "random" (20,000 of all), a number of random pairs, "all", "in-prompt", "cross-prompt", or an
-        explicit array [m, 2], taken as it is
+        explicit array [m, 2], taken as it is. More than a million pairs ("all", "cross-prompt") are never listed but
+        scored in tiles by "posterior variance", "greedy D", "greedy A" and "greedy V" of Bradley-Terry: the same picks,
+        a pass over all pairs for each shortlist (greedy D) or each pick (greedy A and V)
     criterion : "greedy V" (default: it did best in our studies), any other name in `tercet.designs.CRITERIA` (compared
         in docs/strategies.md), or a Criterion
     target : None (differences of two random items), "in-prompt", Items, or pairs [t, 2]
@@ -138,22 +144,53 @@ def select_pairs(
     """
     if cost is not None and (isinstance(candidates, (str, int, np.integer)) or exclude is not None):
         raise ValueError("cost needs an explicit array of candidates, one entry a row, and no exclude.")
+    rule = as_criterion(criterion)
+    if cost is None and annotators is None and isinstance(candidates, str) and candidates in ("all", "cross-prompt"):
+        found = _from_all(as_items(posterior, items), posterior, budget, candidates, rule, target, exclude, key)
+        if found is not None:
+            return found
     chosen_from = pair_candidates(items, posterior, candidates, exclude, key)
     if annotators is not None:
         single = len(chosen_from)
         chosen_from = chosen_from.asking(posterior, annotators)
         cost = None if cost is None else _cost_of_each(cost, single, len(chosen_from) // max(single, 1))
-    rule = as_criterion(criterion)
     return select(chosen_from, posterior, budget, criterion=rule, target=target, cost=cost, key=key)
 
 
+def _from_all(
+    items: Items, posterior: Any, budget: int | float, scheme: Any, rule: Criterion, target: Any, exclude: Any,
+    key: Any,
+) -> Selection | None:  # fmt: skip
+    """The same picks from more pairs than are worth listing; None where there are few, or a list is needed."""
+    available = count_pairs(items, scheme, exclude)
+    if available <= LISTED or not isinstance(rule, (Greedy, PosteriorVariance)):
+        return None
+    sample = pair_candidates(
+        items, posterior, scheme, exclude, key, min(RANDOM_BATCHES * max(1, int(budget)), available)
+    )
+    pool = sample.pool(posterior, target)
+    if not has_tiles(rule, pool):
+        return None
+    _check_budget(budget, available, None)
+    taken = None if exclude is None else as_pairs(getattr(exclude, "pairs", exclude), len(items))
+    everything = AllPairs(items, scheme == "cross-prompt", taken)
+    chosen, gains = choose_from_all(rule, everything, pool, int(budget)) if budget else (sample.pairs[:0], np.empty(0))
+    rng = as_generator(key).spawn(1)[0]
+    expected = _expected_random(rule, pool, rule.begin(pool, rng), len(chosen), rng)
+    picked = PairCandidates(items, chosen)
+    table = picked.table(np.arange(len(chosen)), picked.pool(posterior, target), gains)
+    return Selection(chosen, gains, expected, table)
+
+
 def pair_candidates(
-    items: Items | ArrayLike, posterior: Any, candidates: Scheme | int | ArrayLike, exclude: Any, key: Any
-) -> PairCandidates:
+    items: Items | ArrayLike, posterior: Any, candidates: Scheme | int | ArrayLike, exclude: Any, key: Any,
+    n: int | None = None,
+) -> PairCandidates:  # fmt: skip
     """The candidates of `select_pairs`: the same arguments give the same pairs."""
     known = as_items(posterior, items)
-    n = int(candidates) if isinstance(candidates, (int, np.integer)) else None
-    return PairCandidates(known, candidate_pairs(known, "random" if n is not None else candidates, n, key, exclude))
+    if isinstance(candidates, (int, np.integer)):
+        candidates, n = "random", int(candidates)
+    return PairCandidates(known, candidate_pairs(known, candidates, n, key, exclude))
 
 
 def _cost_of_each(cost: ArrayLike, pairs: int, annotators: int) -> np.ndarray:

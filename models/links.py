@@ -55,9 +55,9 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 # The logistic as a scale mixture of normals: F(r) = E Phi(r / 2K), K of Kolmogorov's distribution (Andrews and
 # Mallows, 1974, JRSS B 36). The trapezoid rule in log K with 16 nodes is exact to 1e-10.
-_SCALES = np.geomspace(0.2, 3.0, 16)
-_MIXTURE = kstwobign.pdf(_SCALES) * _SCALES
-_MIXTURE = _MIXTURE / _MIXTURE.sum()
+SCALES = np.geomspace(0.2, 3.0, 16)
+MIXTURE = kstwobign.pdf(SCALES) * SCALES
+MIXTURE = MIXTURE / MIXTURE.sum()
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Logistic:
     def integrate(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
         mean, variance = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(variance, np.float64))
         total = np.zeros(mean.shape)
-        for scale, weight in zip(_SCALES, _MIXTURE, strict=True):  # no [m, 16] temporary
+        for scale, weight in zip(SCALES, MIXTURE, strict=True):  # no [m, 16] temporary
             total += weight * ndtr(mean / np.sqrt(4.0 * scale**2 + variance))
         return total
 
@@ -96,7 +96,7 @@ class Logistic:
         # p (1 - p) is F', so its average is the derivative of E F in the mean: a mixture of normal densities.
         mean, variance = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(variance, np.float64))
         total, square = np.zeros(mean.shape), -0.5 * np.square(mean)
-        for scale, weight in zip(_SCALES, _MIXTURE, strict=True):
+        for scale, weight in zip(SCALES, MIXTURE, strict=True):
             spread = 4.0 * scale**2 + variance
             total += weight * np.exp(square / spread) / np.sqrt(2.0 * np.pi * spread)
         return total

@@ -1,0 +1,172 @@
+"""Batches chosen from all pairs of all items, which are never listed: one pass of tiles for each shortlist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tercet.designs.criterion import Criterion
+from tercet.designs.greedy import Greedy, GreedyA, GreedyD, GreedyState, GreedyV
+from tercet.designs.one_shot import PosteriorVariance
+from tercet.designs.pool import PairPool
+from tercet.designs.tiles import Leaders, TileScore, leading_pairs
+from tercet.models.data import Items
+from tercet.models.links import MIXTURE, SCALES, Logistic
+
+SHORTLIST = 4096
+"""Pairs that a pass of tiles brings for greedy D: picks come from them for as long as no other pair can be better."""
+ROUNDING = 200.0 * float(np.finfo(np.float32).eps)  # of a score in 32 bit, as a share of the largest there can be
+
+
+@dataclass(frozen=True, eq=False)
+class AllPairs:
+    """All pairs of n items, less those of one prompt (`across`) and those excluded [x, 2]."""
+
+    items: Items
+    across: bool = False
+    exclude: np.ndarray | None = None
+
+    @property
+    def prompt(self) -> np.ndarray | None:
+        """Prompt of each item, where pairs of one prompt are left out."""
+        return self.items.prompt if self.across else None
+
+
+def has_tiles(rule: Criterion, pool: PairPool) -> bool:
+    """Whether this criterion can score all pairs in tiles: Bradley-Terry without an order effect."""
+    known = type(rule) in (PosteriorVariance, GreedyD, GreedyV, GreedyA)
+    plain = not isinstance(rule, Greedy) or not rule.plug_in
+    return known and plain and isinstance(pool.model.link, Logistic) and pool.rewards.order is None
+
+
+def choose_from_all(
+    rule: Criterion, candidates: AllPairs, pool: PairPool, budget: int, progress: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose `budget` pairs [b, 2] and their gains [b]: those that `rule` would choose from a list of all pairs.
+
+    One-shot scores take one pass. Greedy D is submodular: its gains only fall, so that the pairs that a pass brings are
+    all that matter until the best gain left is below what any other pair had in that pass. Greedy V is not: it takes a
+    pass a pick.
+
+    Parameters
+    ----------
+    rule : a criterion that `has_tiles`
+    candidates : AllPairs
+    pool : any pool of pairs of these items under the posterior (its pairs play no part)
+    budget : at most the number of pairs
+    progress : show a progress bar of each pass
+    """
+    if not isinstance(rule, Greedy):
+        found = _pass(_variance(pool, pool.covariance), budget, candidates, progress)
+        exact = _pairs(pool, found.pairs).variance
+        best = np.lexsort((_places(found.pairs, len(candidates.items)), -exact))[:budget]
+        return found.pairs[best], exact[best]
+    covariance, chosen, gains = pool.covariance, np.empty((0, 2), np.int64), np.empty(0)
+    lazy = isinstance(rule, GreedyD)
+    while len(chosen) < budget:
+        taken = chosen if candidates.exclude is None else np.concatenate([candidates.exclude, chosen])
+        left = replace(candidates, exclude=taken)
+        score = _information_gain(pool, covariance, None if lazy else rule._root(pool))
+        found = _pass(score, SHORTLIST if lazy else 1, left, progress)
+        more, gained, covariance = _from_shortlist(rule, pool, found, covariance, budget - len(chosen), lazy)
+        chosen, gains = np.concatenate([chosen, more]), np.append(gains, gained)
+    return chosen, gains
+
+
+def _from_shortlist(
+    rule: Greedy, pool: PairPool, found: Leaders, covariance: np.ndarray, most: int, lazy: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Greedy picks from the pairs of a pass, for as long as they are sure to be the best of all."""
+    short = _pairs(pool, found.pairs)
+    root = _root(covariance)
+    c = short.squared_norms(covariance @ rule._root(pool)) if rule.targeted else np.empty(0)
+    state = GreedyState(short, covariance, short.squared_norms(root), c, short.expected_information)
+    free = np.ones(len(short), bool)
+    picked: list[int] = []
+    gains: list[float] = []
+    order = np.argsort(_places(found.pairs, len(pool.items)), kind="stable")  # ties: the first pair
+    while free.any() and len(picked) < (most if lazy else 1):
+        scores = np.where(free, rule.score(state), -np.inf)
+        index = int(order[scores[order].argmax()])
+        if picked and np.expm1(scores[index]) < found.rest:
+            break  # a pair outside the shortlist may be better by now: another pass
+        picked.append(index)
+        gains.append(float(scores[index]))
+        free[index] = False
+        state = rule.update(state, index)
+    return found.pairs[picked], np.array(gains), state.covariance
+
+
+def _pass(score: TileScore, n: int, candidates: AllPairs, progress: bool) -> Leaders:
+    return leading_pairs(score, n, candidates.prompt, candidates.exclude, progress)
+
+
+def _pairs(pool: PairPool, pairs: np.ndarray) -> PairPool:
+    return replace(pool, pairs=pairs)
+
+
+def _places(pairs: np.ndarray, size: int) -> np.ndarray:
+    return pairs[:, 0] * size + pairs[:, 1]
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    spectrum, basis = np.linalg.eigh(covariance)
+    return np.asarray(basis * np.sqrt(np.maximum(spectrum, 0.0)))
+
+
+def _rows(pool: PairPool, root: np.ndarray) -> np.ndarray:
+    """Rows with |row_i - row_j| = |root' d|, centred so that 32 bit lose nothing to a common mean."""
+    features = pool.rewards.features
+    rows = root if features is None else np.asarray(features) @ root
+    return np.asarray(rows - rows.mean(axis=0))
+
+
+def _numbers(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: rows.astype(np.float32), f"{name} squared": np.square(rows).sum(axis=1).astype(np.float32)}
+
+
+def _variance(pool: PairPool, covariance: np.ndarray) -> TileScore:
+    rows = _rows(pool, _root(covariance))
+    return TileScore(_numbers("now", rows), _distance_now, ROUNDING * 4.0 * float(np.square(rows).sum(axis=1).max()))
+
+
+def _information_gain(pool: PairPool, covariance: np.ndarray, target: np.ndarray | None) -> TileScore:
+    """Odds of greedy D, v q, or the gain of greedy V, v c / (1 + v q); v as it was before the batch."""
+    before, now = _rows(pool, _root(pool.covariance)), _rows(pool, _root(covariance))
+    numbers = {"mean": pool.rewards.mean.astype(np.float32)} | _numbers("before", before) | _numbers("now", now)
+    if target is None:
+        return TileScore(numbers, _odds, ROUNDING * float(np.square(now).sum(axis=1).max()))
+    aim = _rows(pool, covariance @ target)
+    return TileScore(numbers | _numbers("aim", aim), _fall, ROUNDING * float(np.square(aim).sum(axis=1).max()))
+
+
+def _distance(name: str, left: dict[str, Any], right: dict[str, Any]) -> Any:
+    crossed = left[name] @ right[name].T
+    squares = left[f"{name} squared"][:, None] + right[f"{name} squared"]
+    return jnp.maximum(squares - 2.0 * crossed, 0.0)
+
+
+def _distance_now(left: dict[str, Any], right: dict[str, Any]) -> Any:
+    return _distance("now", left, right)
+
+
+def _expected_information(left: dict[str, Any], right: dict[str, Any]) -> Any:
+    """E p (1 - p) of Bradley-Terry: the density of the logistic as a mixture of normal ones, each widened."""
+    variance, total = _distance("before", left, right), 0.0
+    square = -0.5 * jnp.square(left["mean"][:, None] - right["mean"])
+    for scale, weight in zip(SCALES, MIXTURE, strict=True):
+        spread = 1.0 / (4.0 * scale**2 + variance)
+        total = total + weight * jnp.exp(square * spread) * jnp.sqrt(spread / (2.0 * np.pi))
+    return total
+
+
+def _odds(left: dict[str, Any], right: dict[str, Any]) -> Any:
+    return _expected_information(left, right) * _distance("now", left, right)
+
+
+def _fall(left: dict[str, Any], right: dict[str, Any]) -> Any:
+    v = _expected_information(left, right)
+    return v * _distance("aim", left, right) / (1.0 + v * _distance("now", left, right))

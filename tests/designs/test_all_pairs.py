@@ -1,0 +1,121 @@
+"""All pairs in tiles: the picks of a list of all pairs, whatever the tiles, ties, exclusions and prompts."""
+
+import numpy as np
+import pytest
+
+from tercet.datasets import annotate, annotation_pairs, simulated_preferences, simulated_prompts
+from tercet.designs import CRITERIA, all_pairs, candidate_pairs, select_pairs, selection, tiles
+from tercet.designs.candidates import count_pairs
+from tercet.inference import laplace
+from tercet.models import AbilityHead, BradleyTerry, Items, LinearHead, Thurstone
+
+IN_TILES = ("posterior variance", "greedy D", "greedy V", "greedy A")
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Many tiles, some of them cut; floors that rise often; shortlists that run out."""
+    monkeypatch.setattr(tiles, "TILE", 17)
+    monkeypatch.setattr(tiles, "KEPT", 30)
+    monkeypatch.setattr(all_pairs, "SHORTLIST", 6)
+    monkeypatch.setattr(selection, "LISTED", 10)
+
+
+def gap(left, right):
+    return abs(left["x"][:, None] - right["x"])
+
+
+@pytest.mark.parametrize("n", [1, 7, 60, 2000])
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("slack", [0.0, 0.3])
+def test_leaders_are_the_best_of_every_pair(n, across, slack, rng, small_tiles):
+    """Against two loops: all that could be among the n best, and a bound on the rest; ties are never lost."""
+    x, prompt = np.round(rng.normal(size=50), 1), rng.integers(4, size=50)
+    out = np.array([[j, i] for i in range(0, 40, 3) for j in (i + 1, i + 5)])
+    scores = {
+        (i, j): abs(x[i] - x[j])
+        for i in range(50)
+        for j in range(i + 1, 50)
+        if not (across and prompt[i] == prompt[j]) and (j, i) not in set(map(tuple, out))
+    }
+    found = tiles.leading_pairs(tiles.TileScore({"x": x}, gap, slack), n, prompt if across else None, out)
+    names = list(map(tuple, found.pairs))
+    assert len(set(names)) == len(names)
+    assert set(names) <= set(scores)
+    np.testing.assert_allclose(found.scores, [scores[pair] for pair in names])
+    assert (np.diff(found.scores) <= 0).all()
+    order = sorted(scores.values(), reverse=True)
+    floor = order[n - 1] - 2 * slack if n <= len(order) else -np.inf
+    assert {pair for pair, value in scores.items() if value > floor + 1e-9} <= set(names)
+    rest = [value for pair, value in scores.items() if pair not in set(names)]
+    assert not rest or max(rest) <= found.rest
+
+
+@pytest.mark.parametrize("criterion", IN_TILES)
+@pytest.mark.parametrize("head", [LinearHead(), AbilityHead()])
+def test_picks_are_those_of_a_list(criterion, head, seed, small_tiles, monkeypatch):
+    data = simulated_preferences(60, 5, 150, key=seed)
+    fit = laplace(BradleyTerry(head), data.items, data.comparisons)
+    call = {"criterion": criterion, "exclude": data.comparisons, "candidates": "all"}
+    tiled = select_pairs(data.items, fit, 15, **call)
+    monkeypatch.setattr(selection, "LISTED", 10_000)
+    listed = select_pairs(data.items, fit, 15, **call)
+    np.testing.assert_allclose(tiled.gains, listed.gains, rtol=1e-9)
+    np.testing.assert_array_equal(tiled.chosen, listed.chosen)
+    assert tiled.expected_random == pytest.approx(listed.expected_random, rel=0.25)
+    assert list(tiled.table.columns) == list(listed.table.columns)
+    np.testing.assert_allclose(tiled.table["win_probability"], listed.table["win_probability"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("criterion", IN_TILES)
+def test_across_prompts_with_a_target(criterion, seed, small_tiles, monkeypatch):
+    items, rewards = simulated_prompts(9, 6, 4, key=seed)
+    answers = annotate(rewards, annotation_pairs(items, rewards, "random", 4, key=seed), 2.0, key=seed)
+    fit = laplace(BradleyTerry(), items, answers)
+    call = {"criterion": criterion, "candidates": "cross-prompt", "target": "in-prompt", "exclude": answers}
+    tiled = select_pairs(items, fit, 8, **call)
+    assert (items.prompt[tiled.chosen[:, 0]] != items.prompt[tiled.chosen[:, 1]]).all()
+    monkeypatch.setattr(selection, "LISTED", 10_000)
+    np.testing.assert_array_equal(tiled.chosen, select_pairs(items, fit, 8, **call).chosen)
+
+
+@pytest.mark.parametrize("criterion", IN_TILES)
+def test_twins_lose_no_gain(criterion, seed, small_tiles, monkeypatch):
+    """Every item twice: scores tie within rounding, which must cost neither a pick nor any of its gain."""
+    data = simulated_preferences(25, 4, 100, key=seed)
+    fit = laplace(BradleyTerry(), data.items, data.comparisons)
+    twice = Items(np.concatenate([data.items.features, data.items.features]) + 100.0)
+    tiled = select_pairs(twice, fit, 12, criterion=criterion, candidates="all")
+    monkeypatch.setattr(selection, "LISTED", 10_000)
+    listed = select_pairs(twice, fit, 12, criterion=criterion, candidates="all")
+    np.testing.assert_allclose(tiled.gains, listed.gains, rtol=1e-6)
+    assert len(np.unique(np.sort(tiled.chosen, axis=1), axis=0)) == 12
+
+
+def test_what_has_no_tiles_is_listed(small_tiles):
+    """Another likelihood, an order effect, information at the mode, other criteria: the same call, by a list."""
+    data = simulated_preferences(30, 3, 60)
+    for model in (Thurstone(), BradleyTerry(order_effect=True)):
+        fit = laplace(model, data.items, data.comparisons)
+        assert select_pairs(data.items, fit, 3, candidates="all").chosen.shape == (3, 2)
+    fit = laplace(BradleyTerry(), data.items, data.comparisons)
+    for criterion in ("entropy", type(CRITERIA["greedy D"])(plug_in=True)):
+        assert select_pairs(data.items, fit, 3, candidates="all", criterion=criterion).chosen.shape == (3, 2)
+
+
+def test_budgets_of_all_pairs(small_tiles):
+    data = simulated_preferences(8, 3, 20)
+    fit = laplace(BradleyTerry(), data.items, data.comparisons)
+    assert select_pairs(data.items, fit, 0, candidates="all").chosen.shape == (0, 2)
+    whole = select_pairs(data.items, fit, 28, candidates="all", criterion="greedy D").chosen
+    assert len(np.unique(whole, axis=0)) == 28
+    with pytest.raises(ValueError, match="between 0 and the 28 candidates"):
+        select_pairs(data.items, fit, 29, candidates="all")
+
+
+@pytest.mark.parametrize("scheme", ["all", "in-prompt", "cross-prompt"])
+def test_pairs_are_counted_as_they_are_listed(scheme, rng):
+    items = Items(np.eye(12), prompt=rng.integers(3, size=12))
+    out = np.array([[0, 1], [1, 0], [2, 7], [5, 3], [3, 5]])
+    for exclude in (None, out):
+        assert count_pairs(items, scheme, exclude) == len(candidate_pairs(items, scheme, exclude=exclude))
