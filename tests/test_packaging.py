@@ -150,7 +150,8 @@ def test_installed_package_works_far_from_the_checkout(
         builder, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", home, source,
         cwd=away,
     )  # fmt: skip
-    assert {entry.name for entry in home.iterdir() if not entry.name.endswith(".dist-info")} == {"tercet"}
+    assert {entry.name for entry in home.iterdir() if not entry.name.endswith(".dist-info")} == {"tercet", "bin"}
+    assert [entry.name for entry in (home / "bin").iterdir()] == ["tercet-select"]
     said = call(sys.executable, "-W", "error::ImportWarning", "-c", JOB, home, cwd=away, PYTHONPATH=str(home))
     assert said.split()[-1] == "4000"
 

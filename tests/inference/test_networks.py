@@ -34,7 +34,7 @@ from tercet.models import (
 )
 
 pytestmark = pytest.mark.xdist_group("networks")
-QUICK = TrainingOptions(learning_rate=0.01, rounds=60, patience=5)
+QUICK = TrainingOptions(learning_rate=0.01, rounds=150, patience=5)
 
 
 @pytest.fixture(scope="module")
