@@ -8,10 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from tercet.designs.candidates import pair_code
 from tercet.designs.criterion import Criterion
 from tercet.designs.greedy import Greedy, GreedyA, GreedyD, GreedyState, GreedyV
 from tercet.designs.one_shot import PosteriorVariance
 from tercet.designs.pool import PairPool
+from tercet.designs.roots import symmetric_root
 from tercet.designs.tiles import Leaders, TileScore, leading_pairs
 from tercet.models.data import Items
 from tercet.models.links import MIXTURE, SCALES, Logistic
@@ -43,7 +45,7 @@ def has_tiles(rule: Criterion, pool: PairPool) -> bool:
 
 
 def choose_from_all(
-    rule: Criterion, candidates: AllPairs, pool: PairPool, budget: int, progress: bool = False
+    rule: Criterion, candidates: AllPairs, pool: PairPool, budget: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose `budget` pairs [b, 2] and their gains [b]: those that `rule` would choose from a list of all pairs.
 
@@ -57,12 +59,11 @@ def choose_from_all(
     candidates : AllPairs
     pool : any pool of pairs of these items under the posterior (its pairs play no part)
     budget : at most the number of pairs
-    progress : show a progress bar of each pass
     """
     if not isinstance(rule, Greedy):
-        found = _pass(_variance(pool, pool.covariance), budget, candidates, progress)
-        exact = _pairs(pool, found.pairs).variance
-        best = np.lexsort((_places(found.pairs, len(candidates.items)), -exact))[:budget]
+        found = _pass(_variance(pool), budget, candidates)
+        exact = replace(pool, pairs=found.pairs).variance
+        best = np.lexsort((pair_code(found.pairs, len(candidates.items)), -exact))[:budget]
         return found.pairs[best], exact[best]
     covariance, chosen, gains = pool.covariance, np.empty((0, 2), np.int64), np.empty(0)
     lazy = isinstance(rule, GreedyD)
@@ -70,7 +71,7 @@ def choose_from_all(
         taken = chosen if candidates.exclude is None else np.concatenate([candidates.exclude, chosen])
         left = replace(candidates, exclude=taken)
         score = _information_gain(pool, covariance, None if lazy else rule._root(pool))
-        found = _pass(score, SHORTLIST if lazy else 1, left, progress)
+        found = _pass(score, SHORTLIST if lazy else 1, left)
         more, gained, covariance = _from_shortlist(rule, pool, found, covariance, budget - len(chosen), lazy)
         chosen, gains = np.concatenate([chosen, more]), np.append(gains, gained)
     return chosen, gains
@@ -80,14 +81,14 @@ def _from_shortlist(
     rule: Greedy, pool: PairPool, found: Leaders, covariance: np.ndarray, most: int, lazy: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Greedy picks from the pairs of a pass, for as long as they are sure to be the best of all."""
-    short = _pairs(pool, found.pairs)
-    root = _root(covariance)
+    short = replace(pool, pairs=found.pairs)
+    root = symmetric_root(covariance)
     c = short.squared_norms(covariance @ rule._root(pool)) if rule.targeted else np.empty(0)
     state = GreedyState(short, covariance, short.squared_norms(root), c, short.expected_information)
     free = np.ones(len(short), bool)
     picked: list[int] = []
     gains: list[float] = []
-    order = np.argsort(_places(found.pairs, len(pool.items)), kind="stable")  # ties: the first pair
+    order = np.argsort(pair_code(found.pairs, len(pool.items)), kind="stable")  # ties: the first pair
     while free.any() and len(picked) < (most if lazy else 1):
         scores = np.where(free, rule.score(state), -np.inf)
         index = int(order[scores[order].argmax()])
@@ -100,27 +101,18 @@ def _from_shortlist(
     return found.pairs[picked], np.array(gains), state.covariance
 
 
-def _pass(score: TileScore, n: int, candidates: AllPairs, progress: bool) -> Leaders:
-    return leading_pairs(score, n, candidates.prompt, candidates.exclude, progress)
-
-
-def _pairs(pool: PairPool, pairs: np.ndarray) -> PairPool:
-    return replace(pool, pairs=pairs)
-
-
-def _places(pairs: np.ndarray, size: int) -> np.ndarray:
-    return pairs[:, 0] * size + pairs[:, 1]
-
-
-def _root(covariance: np.ndarray) -> np.ndarray:
-    spectrum, basis = np.linalg.eigh(covariance)
-    return np.asarray(basis * np.sqrt(np.maximum(spectrum, 0.0)))
+def _pass(score: TileScore, n: int, candidates: AllPairs) -> Leaders:
+    return leading_pairs(score, n, candidates.prompt, candidates.exclude)
 
 
 def _rows(pool: PairPool, root: np.ndarray) -> np.ndarray:
-    """Rows with |row_i - row_j| = |root' d|, centred so that 32 bit lose nothing to a common mean."""
+    """Rows with |row_i - row_j| = |root' d|."""
     features = pool.rewards.features
-    rows = root if features is None else np.asarray(features) @ root
+    return root if features is None else np.asarray(features) @ root
+
+
+def _centred(rows: np.ndarray) -> np.ndarray:
+    """The same differences; 32 bit lose nothing to a common mean."""
     return np.asarray(rows - rows.mean(axis=0))
 
 
@@ -128,18 +120,18 @@ def _numbers(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {name: rows.astype(np.float32), f"{name} squared": np.square(rows).sum(axis=1).astype(np.float32)}
 
 
-def _variance(pool: PairPool, covariance: np.ndarray) -> TileScore:
-    rows = _rows(pool, _root(covariance))
+def _variance(pool: PairPool) -> TileScore:
+    rows = _centred(pool.rewards.whitened)
     return TileScore(_numbers("now", rows), _distance_now, ROUNDING * 4.0 * float(np.square(rows).sum(axis=1).max()))
 
 
 def _information_gain(pool: PairPool, covariance: np.ndarray, target: np.ndarray | None) -> TileScore:
     """Odds of greedy D, v q, or the gain of greedy V, v c / (1 + v q); v as it was before the batch."""
-    before, now = _rows(pool, _root(pool.covariance)), _rows(pool, _root(covariance))
+    before, now = _centred(pool.rewards.whitened), _centred(_rows(pool, symmetric_root(covariance)))
     numbers = {"mean": pool.rewards.mean.astype(np.float32)} | _numbers("before", before) | _numbers("now", now)
     if target is None:
         return TileScore(numbers, _odds, ROUNDING * float(np.square(now).sum(axis=1).max()))
-    aim = _rows(pool, covariance @ target)
+    aim = _centred(_rows(pool, covariance @ target))
     return TileScore(numbers | _numbers("aim", aim), _fall, ROUNDING * float(np.square(aim).sum(axis=1).max()))
 
 

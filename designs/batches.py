@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tercet.designs.candidates import pair_code
 from tercet.designs.criteria import Criterion
 from tercet.designs.pair_candidates import PairCandidates
 from tercet.designs.prequential import batch_inflation
@@ -80,7 +81,7 @@ def orient(pairs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def distinct(pairs: np.ndarray, size: int) -> np.ndarray:
     """The pairs of `size` items without those that came before, either way round."""
-    _, first = np.unique(pairs.min(axis=1) * size + pairs.max(axis=1), return_index=True)
+    _, first = np.unique(pair_code(pairs, size), return_index=True)
     return pairs[np.sort(first)]
 
 

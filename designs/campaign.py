@@ -16,12 +16,12 @@ from tercet.designs.annotators import QUIT, Annotator, PromptAnnotator
 from tercet.designs.batches import RANDOM, Batch, design_batch, distinct, random_batch
 from tercet.designs.campaign_history import campaign_history, recent_z
 from tercet.designs.candidates import RANDOM as LISTED
-from tercet.designs.candidates import Scheme
+from tercet.designs.candidates import Scheme, listed_pairs
 from tercet.designs.criteria import Criterion, as_criterion
 from tercet.designs.label_store import Ask, LabelConflictError, LabelStore, Proposal, as_id
 from tercet.designs.prequential import ALARM
 from tercet.designs.selection import DEFAULT
-from tercet.designs.stopping import list_candidates, stopping_curve
+from tercet.designs.stopping import stopping_curve
 from tercet.inference.laplace_approximation import laplace
 from tercet.inference.posterior import GaussianPosterior
 from tercet.models._inputs import as_generator
@@ -213,7 +213,7 @@ class AnnotationLoop:
         return np.array([[self._position[ask.first], self._position[ask.second]] for ask in asks], int).reshape(-1, 2)
 
     def _left(self, key: Any) -> np.ndarray:
-        pairs = list_candidates(self.items, self.candidates, key, self._positions(self.store.asks()))
+        pairs = listed_pairs(self.items, self.candidates, key, self._positions(self.store.asks()))
         listed = isinstance(self.candidates, (str, int, np.integer))  # without repetition
         return pairs if listed else distinct(pairs, len(self.items))
 

@@ -66,6 +66,13 @@ def candidate_pairs(
     return _draw(items, groups, total, left, n, rng, exclude, across)
 
 
+def listed_pairs(items: Items, candidates: Any, key: Any = 0, exclude: Any = None, n: int | None = None) -> np.ndarray:
+    """Candidates [m, 2] as `select_pairs` understands them: a scheme, a number of random pairs, or an array."""
+    if isinstance(candidates, (int, np.integer)):
+        candidates, n = "random", int(candidates)
+    return candidate_pairs(items, candidates, n, key, exclude)
+
+
 def count_pairs(items: Items, scheme: Scheme, exclude: Any = None) -> int:
     """Number of pairs that `candidate_pairs` would list."""
     groups, across = _groups(items, scheme), scheme == "cross-prompt"
@@ -76,7 +83,7 @@ def count_pairs(items: Items, scheme: Scheme, exclude: Any = None) -> int:
     if scheme in ("in-prompt", "cross-prompt"):
         assert items.prompt is not None
         out = out[(items.prompt[out[:, 0]] == items.prompt[out[:, 1]]) != across]
-    return total - len(np.unique(_code(out, len(items))))
+    return total - len(np.unique(pair_code(out, len(items))))
 
 
 def _draw(
@@ -165,11 +172,12 @@ def _as_array(exclude: Any, size: int) -> np.ndarray:
     return as_pairs(exclude.pairs if isinstance(exclude, Comparisons) else exclude, size)
 
 
-def _code(pairs: np.ndarray, size: int) -> np.ndarray:
+def pair_code(pairs: np.ndarray, size: int) -> np.ndarray:
+    """One number a pair [m] of `size` items, the same either way round."""
     return pairs.min(axis=1) * size + pairs.max(axis=1)
 
 
 def _is_excluded(pairs: np.ndarray, exclude: Any, size: int) -> np.ndarray:
     if exclude is None or len(exclude) == 0:
         return np.zeros(len(pairs), dtype=bool)
-    return np.isin(_code(pairs, size), _code(_as_array(exclude, size), size))
+    return np.isin(pair_code(pairs, size), pair_code(_as_array(exclude, size), size))

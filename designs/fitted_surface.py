@@ -12,7 +12,8 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from tercet.designs.surface_pool import BLOCK, ProductRows, SurfacePool, WrittenRows, symmetric_root
+from tercet.designs.roots import symmetric_root
+from tercet.designs.surface_pool import BLOCK, ProductRows, SurfacePool, WrittenRows
 from tercet.models._inputs import as_jax
 from tercet.models.data import Sites
 from tercet.models.geometry import as_sites

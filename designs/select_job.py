@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tercet.designs.batches import random_batch
+from tercet.designs.candidates import listed_pairs
 from tercet.designs.criteria import as_criterion
 from tercet.designs.pair_tables import (
     SUFFIXES,
@@ -22,7 +23,6 @@ from tercet.designs.pair_tables import (
     write_table,
 )
 from tercet.designs.selection import select_pairs
-from tercet.designs.stopping import list_candidates
 from tercet.inference.laplace_approximation import laplace
 from tercet.models._inputs import as_generator
 from tercet.models.data import Items, project
@@ -124,7 +124,7 @@ def _cold(items: Items, budget: int, candidates: Any, exclude: np.ndarray, key: 
     """A random batch: without a label there is nothing to design by."""
     import pandas as pd
 
-    pairs = list_candidates(items, candidates, key, exclude)
+    pairs = listed_pairs(items, candidates, key, exclude)
     if not 0 <= budget <= len(pairs):
         raise ValueError(f"budget must be between 0 and the {len(pairs):,} candidates left, got {budget}.")
     chosen = random_batch(pairs, budget, as_generator(key).spawn(1)[0]).pairs

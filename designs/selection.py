@@ -10,7 +10,7 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike
 
 from tercet.designs.all_pairs import AllPairs, choose_from_all, has_tiles
-from tercet.designs.candidates import Scheme, candidate_pairs, count_pairs
+from tercet.designs.candidates import Scheme, count_pairs, listed_pairs
 from tercet.designs.contract import Candidates
 from tercet.designs.criteria import CRITERIA, Criterion, as_criterion
 from tercet.designs.greedy import Greedy
@@ -188,9 +188,7 @@ def pair_candidates(
 ) -> PairCandidates:  # fmt: skip
     """The candidates of `select_pairs`: the same arguments give the same pairs."""
     known = as_items(posterior, items)
-    if isinstance(candidates, (int, np.integer)):
-        candidates, n = "random", int(candidates)
-    return PairCandidates(known, candidate_pairs(known, candidates, n, key, exclude))
+    return PairCandidates(known, listed_pairs(known, candidates, key, exclude, n))
 
 
 def _cost_of_each(cost: ArrayLike, pairs: int, annotators: int) -> np.ndarray:

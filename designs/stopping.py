@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from tercet.designs.candidates import Scheme, candidate_pairs
+from tercet.designs.candidates import Scheme, listed_pairs
 from tercet.designs.criteria import Criterion, GreedyV
 from tercet.designs.pair_candidates import PairCandidates
 from tercet.designs.pool import PairPool
@@ -105,7 +105,7 @@ def stopping_curve(
     import pandas as pd
 
     known = as_items(posterior, items)
-    pairs = list_candidates(known, candidates, key, exclude)
+    pairs = listed_pairs(known, candidates, key, exclude)
     picked = select_pairs(known, posterior, labels, candidates=pairs, criterion=criterion, target=target, key=key)
     pool = PairCandidates(known, pairs).pool(posterior, target)
     designed = variance_falls(PairCandidates(known, picked.chosen).pool(posterior, target))
@@ -114,13 +114,6 @@ def stopping_curve(
     left = {"variance": designed, "random_variance": random}
     table = {name: now - np.concatenate([[0.0], np.cumsum(falls)]) for name, falls in left.items()}
     return pd.DataFrame({"labels": np.arange(labels + 1), **table})
-
-
-def list_candidates(items: Items, candidates: Any, key: Any, exclude: Any) -> np.ndarray:
-    """Candidate pairs [m, 2] as `select_pairs` understands them: a scheme, a number of random pairs, or an array."""
-    if isinstance(candidates, (int, np.integer)):
-        return candidate_pairs(items, "random", int(candidates), key, exclude)
-    return candidate_pairs(items, candidates, None, key, exclude)
 
 
 def _random_falls(pool: PairPool, size: int, key: Any) -> list[np.ndarray]:

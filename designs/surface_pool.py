@@ -12,6 +12,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from tercet.designs.contract import LinearPool
+from tercet.designs.roots import gram_root
 
 BLOCK = 4_000
 """Rows that are written out at once."""
@@ -170,14 +171,3 @@ class SurfacePool(LinearPool):
         taken = np.square(scipy.linalg.solve_triangular(factor, rows @ risk, lower=True))
         left = np.maximum(risk @ risk - np.cumsum(taken), 0.0)
         return {"surface_sd": np.sqrt(np.square(rows).sum(axis=1)), "risk_sd": np.sqrt(left)}
-
-
-def gram_root(rows: np.ndarray) -> Float[np.ndarray, "b b"]:
-    """G with G G' = rows rows': the same Gaussian variables in as many coordinates as there are variables."""
-    return symmetric_root(rows @ rows.T)
-
-
-def symmetric_root(covariance: np.ndarray) -> Float[np.ndarray, "b b"]:
-    """G with G G' = covariance, which may be singular."""
-    spectrum, basis = np.linalg.eigh(covariance)
-    return basis * np.sqrt(np.maximum(spectrum, 0.0))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from tercet.designs.roots import symmetric_root
 from tercet.inference.rewards import RewardGaussian
 from tercet.models._inputs import as_pairs
 from tercet.models.data import Items, check_in_memory
@@ -28,8 +29,7 @@ class SecondMoment:
     @cached_property
     def root(self) -> Float[np.ndarray, "p p"]:
         """R with R R' = S."""
-        spectrum, basis = np.linalg.eigh(self.matrix)
-        return basis * np.sqrt(np.maximum(spectrum, 0.0))
+        return symmetric_root(self.matrix)
 
 
 def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[np.ndarray, "p p"]:

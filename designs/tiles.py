@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
+
+from tercet.designs.candidates import pair_code
 
 TILE = 2048
 """Items on a side of a tile: 4 million pairs, 16 MB in 32 bit."""
@@ -45,7 +46,6 @@ def leading_pairs(
     n: int,
     prompt: np.ndarray | None = None,
     exclude: Int[np.ndarray, "x 2"] | None = None,
-    progress: bool = False,
 ) -> Leaders:
     """Every pair that may be among the n best: the n best scores, and whatever is within twice the slack of them.
 
@@ -58,17 +58,16 @@ def leading_pairs(
     n : at least 1
     prompt : int array [N], optional: pairs of one prompt are left out
     exclude : pairs that are left out, either way round
-    progress : show a progress bar
     """
     size = len(next(iter(score.items.values())))
-    out = np.unique(_code(np.sort(exclude, axis=1), size)) if exclude is not None else np.empty(0, np.int64)
+    out = np.empty(0, np.int64) if exclude is None else np.unique(pair_code(exclude, size))
     code, values, floor = np.empty(0, np.int64), np.empty(0), -np.inf
-    for left, right, scores, top in _tiles(score, size, prompt, progress):
+    for left, right, scores, top in _tiles(score, size, prompt):
         if top <= floor:
             continue
         place, floor = _above(scores, floor, n + len(out), score.slack)
-        new = _code(np.stack([left + place // len(scores), right + place % len(scores)], axis=1), size)
-        free = ~_among(new, out)
+        new = pair_code(np.stack([left + place // len(scores), right + place % len(scores)], axis=1), size)
+        free = ~np.isin(new, out)
         code, values = np.append(code, new[free]), np.append(values, scores.reshape(-1)[place][free])
         if len(values) > max(KEPT, 4 * n):
             code, values, floor = _raised(code, values, n, score.slack, floor)
@@ -78,15 +77,13 @@ def leading_pairs(
     return Leaders(pairs, values[order], floor + score.slack if np.isfinite(floor) else -np.inf)
 
 
-def _tiles(
-    score: TileScore, size: int, prompt: np.ndarray | None, progress: bool
-) -> Iterator[tuple[int, int, np.ndarray, float]]:
+def _tiles(score: TileScore, size: int, prompt: np.ndarray | None) -> Iterator[tuple[int, int, np.ndarray, float]]:
     """First item of each side of a tile, its scores (minus infinity where they do not count) and the best of them."""
     side = min(TILE, size)
     starts = range(0, size, side)
     blocks = [_block(score.items, prompt, start, side, size) for start in starts]
     places = [(i, j) for i in range(len(starts)) for j in range(i, len(starts))]
-    for i, j in tqdm(places, desc="all pairs", unit="tile", disable=not progress):
+    for i, j in places:
         scores, top = _tile(score.function, prompt is not None, blocks[i], blocks[j])
         yield starts[i], starts[j], np.asarray(scores), float(top)
 
@@ -124,14 +121,3 @@ def _raised(
     if len(values) >= n:
         floor = max(floor, float(np.partition(values, len(values) - n)[len(values) - n]) - 2.0 * slack)
     return code[values >= floor], values[values >= floor], floor
-
-
-def _code(pairs: np.ndarray, size: int) -> np.ndarray:
-    return pairs[:, 0].astype(np.int64) * size + pairs[:, 1]
-
-
-def _among(code: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    if len(ordered) == 0:
-        return np.zeros(len(code), bool)
-    place = np.minimum(np.searchsorted(ordered, code), len(ordered) - 1)
-    return np.asarray(ordered[place] == code)
