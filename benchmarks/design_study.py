@@ -1,94 +1,168 @@
-"""Learning curves of every criterion on real human ratings: the measurement behind the default.
+"""Learning curves of every criterion in four worlds: the measurement behind the default, and the promise it must keep.
 
-python benchmarks/design_study.py                                              # the bundled words
-python benchmarks/design_study.py --words FILE.npz                             # another file of rated words
-python benchmarks/design_study.py --preferences FILE.npz                       # chosen and rejected answers
-python benchmarks/design_study.py --picture docs/learning_curves.png           # the README's picture
+python benchmarks/design_study.py                                      # the whole study; tables of docs/design_study.md
+python benchmarks/design_study.py --picture docs/design_study.png      # and its picture
+python benchmarks/design_study.py --smoke                              # three seeds of a few criteria
+python benchmarks/design_study.py --words FILE.npz                     # other rated words, alone
+python benchmarks/design_study.py --preferences FILE.npz               # chosen and rejected answers, alone
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import design_worlds as worlds
 import matplotlib
 import numpy as np
 import pandas as pd
+from design_worlds import WORLDS, World
+from tqdm import tqdm
 
-from tercet.datasets import RatedItems, word_valence
-from tercet.designs import CRITERIA, compare_designs, learning_curve, paired_differences
-from tercet.inference import log_loss, reward, simultaneous_bound, spearman, win_probability
-from tercet.models import BradleyTerry, Comparisons, Items, LinearHead, project
+from tercet.designs import CRITERIA, learning_curve, paired_differences
+from tercet.inference import simultaneous_bound
 from tercet.plots import plot_learning_curve
 
-BUDGETS = (50, 100, 150, 250, 350, 450, 600)
-WEAK = 16.0  # logits: a prior scale that says nothing
+OURS, THEIRS = "greedy V", "random"
+SCORES = {"spearman": 1, "log_loss": -1}  # and the sign of better
+BUDGETS = (50, 100, 150, 250, 350, 450, 600)  # shown
+FEW = ("random", "greedy V", "greedy D", "D-optimal (published)")
+BESIDE = {"random": "0.25", "greedy V": "#0b6e99", "greedy D": "#d1662f", "D-optimal (published)": "#8a5a9e"}  # drawn
 
 
-def word_study(data: RatedItems, criteria: list[Any], seeds: range, model: Any = None, **settings: Any) -> pd.DataFrame:
-    """80 % of the words to choose from; the others, and random pairs of them, to test on."""
-    rng = np.random.default_rng(7)
-    order, cut = rng.permutation(len(data.items)), int(0.8 * len(data.items))
-    pool, held = data.take(order[:cut]), data.take(order[cut:])
-    pairs = rng.integers(len(held.items), size=(8000, 2))
-    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    truth = held.expected_outcome(pairs)
-
-    def evaluate(posterior: Any) -> dict[str, float]:
-        return {
-            "spearman": spearman(reward(posterior, held.items).mean, held.mean_rating),
-            "log_loss": log_loss(win_probability(posterior, held.items, pairs), truth),
-        }
-
-    return compare_designs(pool.items, pool.answer, evaluate, criteria=criteria, seeds=seeds, model=model, **settings)
+def curve(name: str, world: Callable[[int], World], budget: int, task: tuple[int, Any]) -> pd.DataFrame:
+    """One seed of one criterion in one world."""
+    seed, criterion = task
+    here = world(seed)
+    found = learning_curve(
+        here.items, here.answer, here.evaluate,
+        criterion=criterion, model=here.model, candidates=here.candidates, target=here.target, budget=budget, key=seed,
+    )  # fmt: skip
+    return found.table.assign(world=name)
 
 
-def preference_study(path: Path, criteria: list[str], seeds: range, budget: int = 700) -> pd.DataFrame:
-    """Real pairs of answers of which a person preferred one: 80 % as pool, the rest as test."""
-    file = np.load(path)
-    n = len(file["chosen"])
-    items = project(Items(np.concatenate([file["chosen"], file["rejected"]]).astype(np.float32)), 64)
-    tables = []
-    for seed in seeds:
-        order = np.random.default_rng(seed).permutation(n)
-        pairs = np.stack([np.arange(n), np.arange(n) + n], axis=1)  # the first was preferred
-        pool, test = pairs[order[: int(0.8 * n)]], pairs[order[int(0.8 * n) :]]
-
-        def evaluate(posterior: Any, test: np.ndarray = test) -> dict[str, float]:
-            p = win_probability(posterior, items, test)
-            return {"log_loss": log_loss(p, np.ones(len(p))), "accuracy": float(np.mean(p > 0.5))}
-
-        for criterion in criteria:
-            curve = learning_curve(
-                items, lambda chosen, key: Comparisons(chosen[:, 0], chosen[:, 1], np.ones(len(chosen))),
-                evaluate, criterion=criterion, candidates=pool, budget=budget, key=seed,
-            )  # fmt: skip
-            tables.append(curve.table)
+def study(
+    criteria: Sequence[Any], seeds: Iterable[int], chosen: dict[str, Callable[[int], World]] = WORLDS,
+    budget: int = 600, workers: int = 1, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Every criterion with every seed in every world, in one long table; the seeds pair the criteria."""
+    tasks = list(itertools.product(seeds, criteria))
+    tables: list[pd.DataFrame] = []
+    with tqdm(total=len(tasks) * len(chosen), desc="choosing pairs", unit="curve", disable=not progress) as bar:
+        for name, world in chosen.items():
+            job = functools.partial(curve, name, world, budget)
+            for table in _map(job, tasks, workers):
+                tables.append(table)
+                bar.update()
     return pd.concat(tables, ignore_index=True)
 
 
-def report(table: pd.DataFrame, scores: dict[str, int], budgets: tuple[int, ...]) -> str:
-    """Means at each budget, and the default's paired simultaneous bounds against random."""
+def _map(job: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> Iterable[Any]:
+    if workers == 1:
+        yield from map(job, tasks)
+        return
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when a worker starts: threads of two would wait for each other
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(job, tasks)
+
+
+def areas(table: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Mean height of each curve of one world between its first and its last budget: [seeds, criteria]."""
+    wide = table.pivot_table(index=["seed", "criterion"], columns="labels", values=score, sort=False)
+    labels = np.asarray(wide.columns, float)
+    return pd.Series(np.trapezoid(wide, labels, axis=1) / np.ptp(labels), wide.index).unstack("criterion")
+
+
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """The promise, one row a world and score.
+
+    `worse at`, `better at`: budgets (of the designed ones) where the simultaneous 95 % bound says that ours is worse,
+    better than random. `rank` of ours in area, `behind` the best and the standard error of that, and `beaten by`: rivals
+    ahead in area by a bound that is simultaneous over all rivals.
+    """
+    rows = []
+    for (world, mine), (score, sign) in itertools.product(table.groupby("world", sort=False), SCORES.items()):
+        labels, difference = paired_differences(mine, score, OURS, THEIRS)
+        designed = sign * difference[:, labels > labels.min()]
+        area = sign * areas(mine, score)
+        ahead = area.drop(columns=OURS).sub(area[OURS], axis=0)
+        best = area.mean().idxmax()
+        gap = (area[best] - area[OURS]).to_numpy()
+        beaten = ahead.columns[simultaneous_bound(ahead.to_numpy()).lower > 0]
+        rows.append({
+            "world": world, "score": score, "budgets": designed.shape[1],
+            "worse at": int(np.sum(simultaneous_bound(-designed).lower > 0)),
+            "better at": int(np.sum(simultaneous_bound(designed).lower > 0)),
+            "smallest gain": designed.mean(axis=0).min(),
+            "rank": int(area.mean().rank(ascending=False)[OURS]), "best": best,
+            "behind": gap.mean(), "se": gap.std(ddof=1) / np.sqrt(len(gap)), "beaten by": ", ".join(beaten) or "none",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def report(table: pd.DataFrame) -> str:
+    """Areas of all criteria in all worlds, the curves of ours and of random, and the promise."""
     lines = []
-    for score, sign in scores.items():
-        wide = table.pivot_table(index="criterion", columns="labels", values=score)
-        lines += [f"\n{score}", wide[[b for b in budgets if b in wide]].round(4).to_string()]
-        labels, difference = paired_differences(table, score, "greedy V")
-        bound = simultaneous_bound(sign * difference)
-        frame = pd.DataFrame({"mean": bound.mean, "lower": bound.lower, "se": bound.standard_error}, index=labels)
-        lines += [f"\n{score}: greedy V better than random by (lower: simultaneous 95 %)", frame.round(4).T.to_string()]
+    for score, sign in SCORES.items():
+        by_world = {world: areas(mine, score) for world, mine in table.groupby("world", sort=False)}
+        mean = pd.DataFrame({world: area.mean() for world, area in by_world.items()})
+        gain = sign * (mean - mean.loc[THEIRS])
+        order = gain.rank().mean(axis=1).sort_values(ascending=False).index
+        error = {w: a.sub(a[THEIRS], axis=0).std(ddof=1) / np.sqrt(len(a)) for w, a in by_world.items()}
+        both = pd.concat({"area": mean, "gain over random": gain, "se": pd.DataFrame(error)}, axis=1).loc[order]
+        lines += [f"\n{score}: mean height of the curve, best mean rank first", both.round(4).to_string()]
+    for (world, mine), score in itertools.product(table.groupby("world", sort=False), SCORES):
+        wide = mine.pivot_table(index="criterion", columns="labels", values=score)
+        lines += [
+            f"\n{world}, {score}",
+            wide.loc[[OURS, THEIRS], [b for b in BUDGETS if b in wide]].round(4).to_string(),
+        ]
+    lines += ["\nthe promise", verdicts(table).round(4).to_string(index=False)]
     return "\n".join(lines)
 
 
-def picture(data: RatedItems, seeds: range, path: Path) -> None:
-    """The default and random pairs, with the scale of the prior learned and with a fixed weak one."""
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Both scores in every world: four criteria with bands, all others as thin grey lines."""
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(table["world"]))
+    size = (3.1 * len(names), 5.6)
+    figure, axes = pyplot.subplots(2, len(names), figsize=size, squeeze=False, layout="constrained")
+    for (row, score), (column, name) in itertools.product(enumerate(SCORES), enumerate(names)):
+        ax, mine = axes[row, column], table[table["world"] == name]
+        others = mine[~mine["criterion"].isin(BESIDE)]
+        for _, each in others.groupby("criterion"):
+            ax.plot(*each.groupby("labels")[score].mean().reset_index().to_numpy().T, color="0.8", linewidth=0.8)
+        beside = [c for c in BESIDE if c in set(mine["criterion"])]
+        shown = pd.concat([mine[mine["criterion"] == c] for c in beside])
+        plot_learning_curve(shown, score, ax=ax, colors=BESIDE)
+        ax.set_xlabel("labels" if row else "")
+        ax.set_ylabel("" if column else {"spearman": "Spearman, held out", "log_loss": "log loss, held out"}[score])
+        if row == 0:
+            ax.set_title(name, fontsize=10)
+        if row or column:
+            ax.get_legend().remove()
+        spread = mine[mine["criterion"].isin(BESIDE)][score]
+        ax.set_ylim(spread.quantile(0.01), spread.quantile(0.99))
+    figure.savefig(path, dpi=130)
+
+
+def draw_scales(seeds: range, path: Path) -> None:
+    """The README's picture: the default and random pairs, the scale of the prior learned and fixed."""
     from matplotlib import pyplot
 
     tables = []
-    for scale, name in ((None, "learned scale"), (WEAK, "fixed weak prior")):
-        table = word_study(data, ["greedy V", "random"], seeds, BradleyTerry(LinearHead(scale)))
-        print(f"\n{name}", report(table, {"spearman": 1, "log_loss": -1}, BUDGETS))
+    for world, name in ((worlds.words, "learned scale"), (worlds.words_weak, "fixed weak prior")):
+        table = study([OURS, THEIRS], seeds, {name: world}, workers=os.cpu_count() or 1)
+        print(f"\n{name}", report(table))
         tables.append(table.assign(criterion=table.criterion + ", " + name))
     both = pd.concat(tables)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
@@ -100,38 +174,44 @@ def picture(data: RatedItems, seeds: range, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def load_words(path: Path | None, components: int = 64) -> RatedItems:
-    """The bundled words, or those of a file with ratings and embeddings (whose words may repeat)."""
-    if path is None:
-        return word_valence(components)
-    file = np.load(path)
-    return RatedItems(project(Items(file["embeddings"].astype(np.float32)), components), file["ratings"])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--words", type=Path, help="npz with ratings, embeddings (default: the bundled)")
-    parser.add_argument("--preferences", type=Path, help="npz with chosen, rejected: run that study instead")
-    parser.add_argument("--picture", type=Path, help="draw the README's picture instead")
+    parser.add_argument("--words", type=Path, help="npz with ratings, embeddings: these alone")
+    parser.add_argument("--preferences", type=Path, help="npz with chosen, rejected: these alone (spearman: accuracy)")
+    parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--criteria", nargs="*", default=list(CRITERIA))
+    parser.add_argument("--criteria", nargs="+", default=list(CRITERIA))
+    parser.add_argument("--budget", type=int, default=600)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("build/design_study.csv"))
+    parser.add_argument("--report", type=Path, help="a table written before by --out: report that instead")
+    parser.add_argument("--picture", type=Path, help="draw the curves")
+    parser.add_argument("--scales", type=Path, help="draw the README's picture of prior scales instead")
+    parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    if options.picture:
-        matplotlib.use("Agg")
-        picture(load_words(options.words), seeds, options.picture)
+    matplotlib.use("Agg")
+    begin, seeds = time.perf_counter(), range(options.first_seed, options.first_seed + options.seeds)
+    if options.scales:
+        draw_scales(seeds, options.scales)
         return
+    chosen = {name: WORLDS[name] for name in options.worlds}
+    if options.words:
+        chosen = {"words": functools.partial(worlds.words, data=worlds.load_words(options.words))}
     if options.preferences:
-        table = preference_study(options.preferences, options.criteria, seeds)
-        scores = {"log_loss": -1, "accuracy": 1}
+        chosen = {"preferences": functools.partial(worlds.preferences, path=options.preferences)}
+    if options.smoke:
+        table = study(FEW, range(3), chosen, budget=150, workers=options.workers)
+    elif options.report:
+        table = pd.read_csv(options.report)
     else:
-        table = word_study(load_words(options.words), options.criteria, seeds)
-        scores = {"spearman": 1, "log_loss": -1}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out, index=False)
-    print(report(table, scores, BUDGETS))
+        table = study(options.criteria, seeds, chosen, options.budget, options.workers)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(options.out, index=False)
+    print(report(table))
+    if options.picture:
+        draw(table, options.picture)
+    print(f"\n{time.perf_counter() - begin:.0f} s")
 
 
 if __name__ == "__main__":

@@ -53,8 +53,12 @@ class LinearPool(Pool):
         """Product S . direction."""
 
     @abc.abstractmethod
-    def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
-        """Product d . direction for every candidate."""
+    def levels(self, direction: np.ndarray) -> np.ndarray:
+        """What `along` needs of a direction: its products with what the candidates are made of."""
+
+    @abc.abstractmethod
+    def along(self, levels: np.ndarray, part: slice = slice(None)) -> Float[np.ndarray, " b"]:
+        """Product d . direction for every candidate of a part, from the levels of the direction: a new array."""
 
     @abc.abstractmethod
     def row(self, index: int) -> Float[np.ndarray, " p"]:

@@ -114,7 +114,7 @@ def _spread_centers(pool: PairPool, squares: np.ndarray, k: int, rng: np.random.
 
 
 def _squared_distances(pool: PairPool, squares: np.ndarray, centers: np.ndarray) -> Float[np.ndarray, "m k"]:
-    columns = [squares - 2.0 * pool.along(center) + center @ center for center in centers]
+    columns = [squares - 2.0 * pool.along(pool.levels(center)) + center @ center for center in centers]
     distances = np.stack(columns, axis=1)
     # What is left of squares that cancel is rounding: a row is its own neighbour exactly.
     distances[distances < 1e-12 * (1.0 + squares[:, None])] = 0.0

@@ -103,7 +103,7 @@ class EPIG(Criterion):
         covariance, q, v = greedy.covariance, greedy.q, greedy.v
         u = covariance @ pool.row(index)
         g, there = v[index] / (1.0 + v[index] * q[index]), pool.target_rows @ u
-        cross = cross - np.outer(g * pool.along(u), there)
+        cross = cross - np.outer(g * pool.along(pool.levels(u)), there)
         return EPIGState(GREEDY.update(greedy, index), cross, np.maximum(spread - g * there**2, 0.0), state.listed)
 
     def _gains(self, state: EPIGState, some: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def against_targets(pool: TargetedPool) -> tuple[Float[np.ndarray, "m t"], Float
     pulled = pool.target_rows @ pool.covariance
     cross = np.empty((len(pool), len(pulled)))
     for column, direction in enumerate(pulled):
-        cross[:, column] = pool.along(direction)
+        cross[:, column] = pool.along(pool.levels(direction))
     return cross, np.einsum("tp,tp->t", pulled, pool.target_rows)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from tercet.models._blocks import in_blocks
 from tercet.designs.contract import LinearPool
 from tercet.designs.criterion import Criterion
 
@@ -22,7 +24,7 @@ class GreedyState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Greedy(Criterion):
+class Greedy(Criterion, abc.ABC):
     """Sequential: after a pick A becomes A - g u u', u = A d, g = v / (1 + v q), at the cost of items, not pairs.
 
     Parameters
@@ -59,18 +61,49 @@ class Greedy(Criterion):
         pool, covariance, q, c, v = state
         u = covariance @ pool.row(index)
         g = sign * v[index] / (1.0 + sign * v[index] * q[index])
-        t = pool.along(u)
+        along_u, next_q, next_c = pool.levels(u), np.empty_like(q), np.empty_like(c)
         if self.targeted:
             su = self._toward(pool, u)
-            y = pool.along(covariance @ su)
-            y -= (0.5 * g * (u @ su)) * t  # in place from here on: a million candidates are memory traffic
-            y *= t
-            y *= 2.0 * g
-            c = np.maximum(np.subtract(c, y, out=y), 0.0, out=y)
-        t *= t
-        t *= g
-        q = np.maximum(np.subtract(q, t, out=t), 0.0, out=t)
-        return GreedyState(pool, covariance - g * np.outer(u, u), q, c, v)
+            along_y, bend = pool.levels(covariance @ su), 0.5 * g * (u @ su)
+
+        def move(part: slice) -> None:  # in place: a million candidates are memory traffic
+            t = pool.along(along_u, part)
+            if self.targeted:
+                y = pool.along(along_y, part)
+                y -= bend * t
+                y *= t
+                y *= 2.0 * g
+                np.maximum(np.subtract(c[part], y, out=y), 0.0, out=next_c[part])
+            t *= t
+            t *= g
+            np.maximum(np.subtract(q[part], t, out=t), 0.0, out=next_q[part])
+
+        in_blocks(move, len(q))
+        return GreedyState(pool, covariance - g * np.outer(u, u), next_q, next_c, v)
+
+    def choose(self, state: GreedyState, free: np.ndarray, price: np.ndarray | None) -> tuple[int, float] | None:
+        def best(part: slice) -> tuple[float, int]:
+            worth = self._order(state, part) if price is None else self.gains(state, part) / price[part]
+            worth[~free[part]] = -np.inf
+            place = int(worth.argmax())
+            return float(worth[place]), -(part.start + place)
+
+        index = -max(in_blocks(best, len(free)))[1]
+        return index, self.gain_of(state, index)
+
+    def gain_of(self, state: GreedyState, index: int) -> float:
+        return float(self.gains(state, slice(index, index + 1))[0])
+
+    def score(self, state: GreedyState) -> np.ndarray:
+        return np.concatenate([np.empty(0), *in_blocks(lambda part: self.gains(state, part), len(state.q))])
+
+    @abc.abstractmethod
+    def gains(self, state: GreedyState, part: slice) -> np.ndarray:
+        """Gain [b] of asking each candidate of a part next: a new array."""
+
+    def _order(self, state: GreedyState, part: slice) -> np.ndarray:
+        """A new array [b] that grows with the gain."""
+        return self.gains(state, part)
 
 
 @dataclass(frozen=True)
@@ -84,8 +117,11 @@ class GreedyD(Greedy):
 
     name = "greedy D"
 
-    def score(self, state: GreedyState) -> np.ndarray:
-        return np.log1p(state.v * state.q)
+    def gains(self, state: GreedyState, part: slice) -> np.ndarray:
+        return np.log1p(self._order(state, part))
+
+    def _order(self, state: GreedyState, part: slice) -> np.ndarray:
+        return state.v[part] * state.q[part]
 
 
 @dataclass(frozen=True)
@@ -105,8 +141,8 @@ class BatchBALD(GreedyD):
 
     name = "BatchBALD"
 
-    def score(self, state: GreedyState) -> np.ndarray:
-        return 0.5 * super().score(state)
+    def gains(self, state: GreedyState, part: slice) -> np.ndarray:
+        return 0.5 * super().gains(state, part)
 
 
 @dataclass(frozen=True)
@@ -124,8 +160,10 @@ class GreedyV(Greedy):
     name = "greedy V"
     targeted = True
 
-    def score(self, state: GreedyState) -> np.ndarray:
-        return state.v * state.c / (1.0 + state.v * state.q)
+    def gains(self, state: GreedyState, part: slice) -> np.ndarray:
+        fall, spread = state.v[part] * state.c[part], state.v[part] * state.q[part]
+        spread += 1.0
+        return np.divide(fall, spread, out=fall)
 
 
 @dataclass(frozen=True)

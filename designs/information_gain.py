@@ -56,9 +56,9 @@ class BALD(Greedy):
     def pool(self, candidates: Candidates, posterior: Any, target: Any) -> PairPool:
         return as_pair_candidates(self, candidates).pool(posterior, target)
 
-    def score(self, state: GreedyState) -> np.ndarray:
+    def gains(self, state: GreedyState, part: slice) -> np.ndarray:
         pool: Any = state.pool
-        return mutual_information(pool.model, pool.sites, pool.difference.mean, state.q)
+        return mutual_information(pool.model, pool.sites, pool.difference.mean[part], state.q[part])
 
     def batch_gain(self, pool: PairPool, rng: np.random.Generator) -> float:
         """What all candidates of a pool gain together: the variances left by those before are a Cholesky factor's."""

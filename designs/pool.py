@@ -8,9 +8,10 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
+from tercet.models._blocks import in_blocks
 from tercet.designs.contract import LinearPool
 from tercet.designs.target_moments import SecondMoment
-from tercet.inference.rewards import BLOCK, Moments, RewardGaussian
+from tercet.inference.rewards import WIDE, Moments, RewardGaussian
 from tercet.models.data import Items
 from tercet.models.linear_form import design_rows
 from tercet.models.links import gauss_hermite
@@ -80,9 +81,13 @@ class PairPool(LinearPool):
     def expected_information(self) -> Float[np.ndarray, " m"]:
         """Information of one answer averaged over the posterior of its logit."""
         mean, variance = self.difference
-        if self.model.link is not None:
-            return self.model.link.integrate_information(mean, variance)
-        return gauss_hermite(lambda r: self.model.information(r, self.sites), mean, variance)
+
+        def averaged(part: slice) -> np.ndarray:
+            if self.model.link is not None:
+                return self.model.link.integrate_information(mean[part], variance[part])
+            return gauss_hermite(lambda r: self.model.information(r, self.sites), mean[part], variance[part])
+
+        return np.concatenate([np.empty(0), *in_blocks(averaged, len(self))])
 
     @property
     def expected_outcome(self) -> Float[np.ndarray, " m"]:
@@ -109,15 +114,19 @@ class PairPool(LinearPool):
         """Product S . direction."""
         return self.target.matrix @ direction
 
-    def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
-        """Product d . direction for every candidate, d = x_first - x_second (then 1 for the order effect)."""
+    def levels(self, direction: np.ndarray) -> Float[np.ndarray, " n"]:
+        """Products x . direction of the items; for the order effect, an entry more."""
         own = direction[:-1] if self.rewards.order is not None else direction
         features = self.rewards.features
-        level = own if features is None else features @ own
+        levels = own if features is None else features @ own
+        return levels if self.rewards.order is None else np.append(levels, direction[-1])
+
+    def along(self, levels: np.ndarray, part: slice = slice(None)) -> Float[np.ndarray, " b"]:
+        """Product d . direction for the candidates of a part, d = x_first - x_second (then 1 for the order effect)."""
         first, second = self.ends
-        along = level[first]
-        along -= level[second]
-        return along + direction[-1] if self.rewards.order is not None else along
+        along = levels[first[part]]
+        along -= levels[second[part]]
+        return along if self.rewards.order is None else along + levels[-1]
 
     def row(self, index: int) -> Float[np.ndarray, " p"]:
         """The difference d of one candidate."""
@@ -136,12 +145,16 @@ class PairPool(LinearPool):
         own, shift = (root[:-1], root[-1]) if ordered else (root, 0.0)
         features = self.rewards.features
         whitened = own if features is None else features @ own
-        norms = np.empty(len(self))
-        for start in range(0, len(self), BLOCK):
-            block = self.pairs[start : start + BLOCK]
-            gap = whitened[block[:, 0]] - whitened[block[:, 1]] + shift
-            norms[start : start + BLOCK] = np.einsum("ij,ij->i", gap, gap)
-        return norms
+        first, second = self.ends
+
+        def norms(part: slice) -> np.ndarray:
+            gap = whitened[first[part]]
+            gap -= whitened[second[part]]
+            if ordered:
+                gap += shift
+            return np.einsum("ij,ij->i", gap, gap)
+
+        return np.concatenate([np.empty(0), *in_blocks(norms, len(self), WIDE)])
 
     def pull(self, weights: np.ndarray) -> Float[np.ndarray, " p"]:
         """Sum over the candidates of weight d."""

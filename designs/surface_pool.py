@@ -143,9 +143,13 @@ class SurfacePool(LinearPool):
         """Product S . direction."""
         return self.target * (self.target @ direction)
 
-    def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
+    def levels(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
         """Product d . direction for every candidate."""
         return self.rows.along(direction)
+
+    def along(self, levels: np.ndarray, part: slice = slice(None)) -> Float[np.ndarray, " b"]:
+        """The levels of the candidates of a part."""
+        return levels[part].copy()
 
     def row(self, index: int) -> Float[np.ndarray, " p"]:
         """The row of one candidate."""
@@ -154,7 +158,7 @@ class SurfacePool(LinearPool):
     def squared_norms(self, root: np.ndarray) -> Float[np.ndarray, " m"]:
         """Squared norm |root' d|^2 of every candidate, block by block."""
         if root.shape[1] == 1:
-            return np.square(self.along(root[:, 0]))
+            return np.square(self.levels(root[:, 0]))
         norms = np.empty(len(self))
         for begin in range(0, len(self), BLOCK):
             whitened = self.rows.take(slice(begin, begin + BLOCK)) @ root

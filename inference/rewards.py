@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from tercet.inference.posterior import Draws, GaussianPosterior, Posterior
+from tercet.models._blocks import in_blocks
 from tercet.models._inputs import as_pairs
 from tercet.models.data import Comparisons, Items, replace_features
 from tercet.models.embeddings import Embeddings, map_features
@@ -20,7 +21,7 @@ from tercet.models.preferences import ComparisonModel
 from tercet.models.projection import FeatureMap, blocks_of
 from tercet.models.reward_heads import AbilityHead, LinearInParameters
 
-BLOCK = 65_536  # pairs whose whitened differences are held at once
+WIDE = 2048  # pairs whose whitened differences are held at once, in a core's cache
 PREDICTIVE_DRAWS = 1000
 READ = 4096  # pairs whose items are read from disk at once
 NETWORK_DRAWS = 200  # forward passes behind the moments of a network's rewards
@@ -79,12 +80,15 @@ class RewardGaussian:
         shift = self.order[1] if order and self.order is not None else 0.0
         if order and self.order is not None:
             mean = mean + self.order[0]
-        variance = np.empty(len(pairs))
-        for start in range(0, len(pairs), BLOCK):
-            block = pairs[start : start + BLOCK]
-            gap = self.whitened[block[:, 0]] - self.whitened[block[:, 1]] + shift
-            variance[start : start + BLOCK] = np.einsum("ij,ij->i", gap, gap)
-        return Moments(mean, variance)
+        whitened = self.whitened
+
+        def variance(part: slice) -> np.ndarray:
+            gap = whitened[pairs[part, 0]]
+            gap -= whitened[pairs[part, 1]]
+            gap += shift
+            return np.einsum("ij,ij->i", gap, gap)
+
+        return Moments(mean, np.concatenate([np.empty(0), *in_blocks(variance, len(pairs), WIDE)]))
 
 
 def comparison_model(posterior: Any) -> ComparisonModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def plot_learning_curve(table: pd.DataFrame, score: str, level: float = 0.9, ax: Any = None) -> Any:
+def plot_learning_curve(
+    table: pd.DataFrame, score: str, level: float = 0.9, ax: Any = None, colors: Mapping[str, str] | None = None
+) -> Any:
     """Mean score against labels for each criterion, with an interval of the mean over seeds.
 
     Parameters
@@ -23,6 +26,7 @@ def plot_learning_curve(table: pd.DataFrame, score: str, level: float = 0.9, ax:
     score : column to show
     level : of the t interval of the mean (no band with a single seed)
     ax : matplotlib Axes, optional
+    colors : of each criterion, by name; the others get the default ones
 
     Returns
     -------
@@ -34,7 +38,7 @@ def plot_learning_curve(table: pd.DataFrame, score: str, level: float = 0.9, ax:
     for k, criterion in enumerate(dict.fromkeys(table["criterion"])):
         wide = table[table["criterion"] == criterion].pivot_table(index="seed", columns="labels", values=score)
         labels, values = wide.columns.to_numpy(), wide.to_numpy()
-        mean, color = values.mean(axis=0), COLORS[k % len(COLORS)]
+        mean, color = values.mean(axis=0), (colors or {}).get(criterion, COLORS[k % len(COLORS)])
         ax.plot(labels, mean, "o-", color=color, markersize=3.5, linewidth=1.6, label=criterion)
         if len(values) > 1:
             quantile = scipy.stats.t.ppf(0.5 + level / 2, len(values) - 1)

@@ -164,8 +164,8 @@ class Worst(GreedyV):
 
     name = "worst V"
 
-    def score(self, state: Any) -> np.ndarray:
-        return -super().score(state)
+    def gains(self, state: Any, part: slice) -> np.ndarray:
+        return -super().gains(state, part)
 
 
 @pytest.mark.slow
