@@ -84,8 +84,8 @@ def areas(table: pd.DataFrame, score: str) -> pd.DataFrame:
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """The promise, one row a world and score.
 
-    `worse at`, `better at`: budgets (of the designed ones) where the simultaneous 95 % bound says that ours is worse,
-    better than random. `rank` of ours in area, `behind` the best and the standard error of that, and `beaten by`: rivals
+    `worse at`, `better at`: at how many budgets the simultaneous 95 % bound says that ours is worse, better than
+    random. `rank` of ours in area, how far `behind` the best and the standard error of that, and `beaten by`: rivals
     ahead in area by a bound that is simultaneous over all rivals.
     """
     rows = []

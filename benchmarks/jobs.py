@@ -66,13 +66,13 @@ def abilities(data: Data) -> Job:
     return run
 
 
-def _selection(data: Data, criterion: str) -> Job:
+def _selection(data: Data, criterion: str, candidates: Any = None) -> Job:
     items = Items(data["features"])
     fit = laplace(BradleyTerry(LinearHead(float(data["prior_sd"]))), items, _answers(data))
-    budget = int(data["budget"])
+    budget, listed = int(data["budget"]), data["candidates"] if candidates is None else candidates
 
     def run() -> dict[str, Any]:
-        picked = select_pairs(items, fit, budget, candidates=data["candidates"], criterion=criterion)
+        picked = select_pairs(items, fit, budget, candidates=listed, criterion=criterion)
         return {"picks": picked.chosen, "gains": picked.gains}
 
     return run
@@ -91,6 +91,17 @@ def greedy_d(data: Data) -> Job:
 def greedy_v(data: Data) -> Job:
     """`select_pairs` by greedy V."""
     return _selection(data, "greedy V")
+
+
+def batch_bald(data: Data) -> Job:
+    """`select_pairs` by BatchBALD; `information` of the batch in nats."""
+    select = _selection(data, "BatchBALD")
+    return lambda: {"information": select()["gains"].sum()}
+
+
+def all_pairs(data: Data) -> Job:
+    """`select_pairs` from all pairs of all items, by posterior variance."""
+    return _selection(data, "posterior variance", "all")
 
 
 def _check(fit: Any) -> None:

@@ -14,7 +14,17 @@ Job = Callable[[], dict[str, Any]]
 
 def versions() -> str:
     found = []
-    for package in ("scikit-learn", "choix", "arena-rank", "laplace-torch", "torch", "jax", "numpy"):
+    for package in (
+        "scikit-learn",
+        "choix",
+        "arena-rank",
+        "laplace-torch",
+        "torch",
+        "bmdal_reg",
+        "batchbald_redux",
+        "jax",
+        "numpy",
+    ):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -296,6 +306,103 @@ def _greedy(data: Data, gain: Callable[[np.ndarray, np.ndarray, np.ndarray], flo
             gains.append(max(worth))
             precision = precision + v[picks[-1]] * np.outer(d[picks[-1]], d[picks[-1]])
         return {"picks": pairs[picks], "gains": np.array(gains)}
+
+    return run
+
+
+def bmdal_max_det(data: Data) -> Job:
+    """Kernel-space MaxDet of bmdal_reg on the rows of the candidates, whitened and weighted: the picks of greedy D."""
+    setattr(np, "Inf", np.inf)  # noqa: B010, it was written for NumPy 1
+    import torch
+    from bmdal_reg.bmdal.feature_data import TensorFeatureData
+    from bmdal_reg.bmdal.feature_maps import IdentityFeatureMap
+    from bmdal_reg.bmdal.features import Features
+    from bmdal_reg.bmdal.selection import MaxDetSelectionMethod
+
+    pairs, whitened = data["candidates"], _whitened_candidates(data)
+    few = IdentityFeatureMap(n_features=whitened.shape[1])
+
+    def run() -> dict[str, Any]:
+        pool = Features(few, TensorFeatureData(torch.from_numpy(whitened)))
+        none = Features(few, TensorFeatureData(torch.from_numpy(whitened[:0])))
+        method = MaxDetSelectionMethod(pool, none, noise_sigma=1.0, verbosity=0)
+        return {
+            "picks": pairs[np.asarray(method.select(int(data["budget"])))],
+        }
+
+    return run
+
+
+def batchbald_redux(data: Data) -> Job:
+    """BatchBALD by joint entropies over 100 posterior draws; `information` is the Gaussian one of its batch."""
+    import torch
+    from batchbald_redux.batchbald import get_batchbald_batch
+
+    rows, ridge = _differences(data), _ridge(data, float(data["prior_sd"]))
+    weights = _newton(rows, data["outcome"], ridge)
+    covariance = np.linalg.inv(_precision(rows, weights, ridge))
+    features, pairs = data["features"].astype(np.float64), data["candidates"]
+    d = features[pairs[:, 0]] - features[pairs[:, 1]]
+    draws = np.random.default_rng(0).multivariate_normal(weights, covariance, 100)
+    logit = d @ draws.T
+    log_p = torch.from_numpy(-np.logaddexp(0.0, np.stack([logit, -logit], axis=2)))
+    whitened = _whitened_candidates(data)
+
+    def run() -> dict[str, Any]:
+        torch.manual_seed(0)
+        found = get_batchbald_batch(log_p, int(data["budget"]), 10_000, dtype=torch.double)
+        batch = whitened[np.asarray(found.indices)]
+        return {"information": 0.5 * np.linalg.slogdet(np.eye(len(batch)) + batch @ batch.T)[1]}
+
+    return run
+
+
+def _whitened_candidates(data: Data) -> np.ndarray:
+    """Rows sqrt(v) R'd, R R' the posterior covariance, v the information averaged over the posterior on a fine grid."""
+    rows, ridge = _differences(data), _ridge(data, float(data["prior_sd"]))
+    weights = _newton(rows, data["outcome"], ridge)
+    root = np.linalg.inv(np.linalg.cholesky(_precision(rows, weights, ridge))).T
+    features, pairs = data["features"].astype(np.float64), data["candidates"]
+    found, grid = np.empty((len(pairs), len(root))), np.linspace(-9.0, 9.0, 201)
+    density = np.exp(-0.5 * grid**2)
+    for start in range(0, len(pairs), 20_000):
+        part = slice(start, start + 20_000)
+        d = features[pairs[part, 0]] - features[pairs[part, 1]]
+        z = d @ root
+        p = _sigmoid((d @ weights)[:, None] + np.linalg.norm(z, axis=1)[:, None] * grid)
+        found[part] = np.sqrt((p * (1.0 - p)) @ (density / density.sum()))[:, None] * z
+    return found
+
+
+def greedy_information(data: Data) -> Job:
+    """The log determinant of each candidate, one pick after the other."""
+    select = brute_force_d(data)
+    return lambda: {"information": 0.5 * select()["gains"].sum()}
+
+
+def blocks_of_all_pairs(data: Data) -> Job:
+    """Every pair in NumPy, 512 items against all at a time: d'A d by one product, and the best so far."""
+    rows, ridge = _differences(data), _ridge(data, float(data["prior_sd"]))
+    weights = _newton(rows, data["outcome"], ridge)
+    root = np.linalg.inv(np.linalg.cholesky(_precision(rows, weights, ridge))).T
+    budget = int(data["budget"])
+
+    def run() -> dict[str, Any]:
+        z = data["features"].astype(np.float64) @ root
+        z -= z.mean(axis=0)
+        square = np.square(z).sum(axis=1)
+        pairs, scores = np.empty((0, 2), int), np.empty(0)
+        for start in range(0, len(z), 512):
+            block = slice(start, start + 512)
+            q = square[block, None] + square - 2.0 * z[block] @ z.T
+            q[np.arange(start, start + len(q))[:, None] >= np.arange(len(z))] = -np.inf
+            flat = q.reshape(-1)
+            best = np.argpartition(flat, -budget)[-budget:]
+            pairs = np.concatenate([pairs, np.stack([start + best // len(z), best % len(z)], axis=1)])
+            scores = np.append(scores, flat[best])
+            kept = np.argsort(-scores, kind="stable")[:budget]
+            pairs, scores = pairs[kept], scores[kept]
+        return {"picks": pairs, "gains": scores}
 
     return run
 

@@ -76,6 +76,18 @@ def many_candidates(smoke: bool) -> Data:
     return _design(60, 150, 6, 30, 8) if smoke else _design(50_000, 1_000_000, 64, 256, 100)
 
 
+def small_pool(smoke: bool) -> Data:
+    """2,000 candidate pairs among 1,000 items of 64 features, 256 labels so far, 20 picks."""
+    return _design(40, 60, 6, 30, 4) if smoke else _design(1_000, 2_000, 64, 256, 20)
+
+
+def everything(smoke: bool) -> Data:
+    """All 209,704,960 pairs of 20,480 items of 64 features, 256 labels so far, the best 256."""
+    data = _linear(1_500, 30, 6, fresh=False) if smoke else _linear(20_480, 256, 64, fresh=False)
+    return data | {"budget": np.array(10 if smoke else 256)}
+
+
 PROBLEMS: dict[str, Callable[[bool], Data]] = {
-    problem.__name__: problem for problem in (wide, long, games, many_games, candidates, many_candidates)
+    problem.__name__: problem
+    for problem in (wide, long, games, many_games, candidates, many_candidates, small_pool, everything)
 }

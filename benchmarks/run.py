@@ -29,13 +29,14 @@ from problems import PROBLEMS
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parent / ".bench"
+SHARED = {"torch": ["laplace-torch", "bmdal_reg", "batchbald_redux"]}  # environments of several packages
 SLOW = 25.0  # seconds a call; slower sides run once, not twice
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A function of `peers.py`, and the package (its own environment) it needs; None: ours will do.
+    """A function of `peers.py`, and the package (its own environment, or a shared one) it needs; None: ours will do.
 
     `tolerance` where its own stopping rule leaves it further from the optimum than the row asks.
     """
@@ -83,6 +84,7 @@ class Row:
 DENSE = Peer("Newton on differences", "dense_newton")
 MAXIMISE = Peer("minorise-maximise", "minorise_maximise")
 ARENA = Peer("arena-rank", "arena_rank", "arena-rank", 2e-4)
+BLOCKS = Peer("NumPy, block by block", "blocks_of_all_pairs")
 AUTOGRAD = Peer("autograd of logdet (JAX)", "autograd_of_logdet")
 
 ROWS = (
@@ -90,7 +92,7 @@ ROWS = (
         "wide", "linear head, 20,000 pairs x 2,048: MAP + Laplace", "linear", "wide", DENSE, 1e-6,
         (
             Peer("scikit-learn + NumPy Hessian", "scikit_learn_laplace", "scikit-learn"),
-            Peer("laplace-torch, full", "laplace_torch", "laplace-torch"),
+            Peer("laplace-torch, full", "laplace_torch", "torch"),
         ), seconds=4,
     ),
     Row(
@@ -119,27 +121,37 @@ ROWS = (
     ),
     Row(
         "greedy-d", "greedy D, 1,000,000 pairs, d = 64, 100 picks", "greedy_d", "many_candidates",
-        Peer("log det of each", "brute_force_d"), 1e-4, seconds=2.5, megabytes=700,
-        note="bmdal_reg MaxDet took 79 s in an earlier measurement; not installed here",
+        Peer("log det of each", "brute_force_d"), 1e-4, (Peer("bmdal_reg MaxDet", "bmdal_max_det", "torch"),),
+        seconds=2.5, megabytes=700, note="the peer's rows are whitened and weighted beforehand",
     ),
     Row(
         "greedy-v", "greedy V, 1,000,000 pairs, d = 64, 100 picks", "greedy_v", "many_candidates",
         Peer("trace of each", "brute_force_v"), 1e-4, seconds=5, megabytes=700,
     ),
+    Row(
+        "batch-bald", "BatchBALD (log determinant), 2,000 pairs, 20 picks", "batch_bald", "small_pool",
+        Peer("log det of each", "greedy_information"), 1e-4,
+        (Peer("batchbald_redux", "batchbald_redux", "torch", 0.5),), seconds=1,
+        note="agreement: information of the two batches, nats; the peer draws 10,000 joint answers under 100 draws",
+    ),
+    Row(
+        "all-pairs", "posterior variance, all 209,704,960 pairs, d = 64, best 256", "all_pairs", "everything",
+        BLOCKS, 1e-6, (BLOCKS,), seconds=1, megabytes=300,
+    ),
 )  # fmt: skip
 
 
 def environment(package: str) -> str | None:
-    """Find the interpreter of the peer's own environment, made when first needed; None where that fails."""
+    """Find the interpreter of an environment of peers, made when first needed; None where that fails."""
     folder = ENVIRONMENTS / package
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if (folder / "ready").exists():
         return str(python)
-    size = " (torch: 6 GB)" if package == "laplace-torch" else ""
+    size = " (6 GB)" if package == "torch" else ""
     print(f"installing {package}{size} into {folder}", file=sys.stderr)
     try:
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *SHARED.get(package, [package])], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"{package} could not be installed: {error}", file=sys.stderr)
         return None
@@ -174,7 +186,7 @@ def agreement(folder: Path, row: Row, peer: Peer) -> tuple[str, bool]:
     ):
         allowed = peer.tolerance or row.tolerance
         shared = [name for name in ours.files if name in theirs.files and name != "picks"]
-        largest = max(float(np.abs(ours[name] - theirs[name]).max()) for name in shared)
+        largest = max((float(np.abs(ours[name] - theirs[name]).max()) for name in shared), default=0.0)
         if "picks" not in theirs.files:
             return f"{largest:.0e}", largest <= allowed
         picks = [set(map(tuple, np.sort(side["picks"], axis=1).tolist())) for side in (ours, theirs)]

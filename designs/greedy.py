@@ -8,9 +8,9 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from tercet.models._blocks import in_blocks
 from tercet.designs.contract import LinearPool
 from tercet.designs.criterion import Criterion
+from tercet.models._blocks import in_blocks
 
 
 class GreedyState(NamedTuple):

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from tercet.models._blocks import in_blocks
 from tercet.designs.contract import LinearPool
 from tercet.designs.target_moments import SecondMoment
 from tercet.inference.rewards import WIDE, Moments, RewardGaussian
+from tercet.models._blocks import in_blocks
 from tercet.models.data import Items
 from tercet.models.linear_form import design_rows
 from tercet.models.links import gauss_hermite

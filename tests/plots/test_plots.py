@@ -39,6 +39,13 @@ def test_learning_curve_shows_means_over_seeds(ax, curves):
     assert len(ax.collections) == 2, "one band a criterion"
 
 
+def test_learning_curve_takes_colors_by_name(ax, curves):
+    plot_learning_curve(curves, "spearman", ax=ax, colors={"random": "0.25"})
+    default, ours = (line.get_color() for line in ax.lines)
+    assert ours == "0.25"
+    assert default != "0.25"
+
+
 def test_learning_curve_of_one_seed_has_no_band(ax, curves):
     plot_learning_curve(curves[curves.seed == 0], "spearman", ax=ax)
     assert len(ax.collections) == 0
