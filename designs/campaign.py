@@ -176,7 +176,7 @@ class AnnotationLoop:
     def next_ask(self, who: str, budget: int) -> Ask | None:
         """The pair to show next, of a new round where none is pending: for an interface of your own.
 
-        The answer goes to `store.record`; `run` and `annotation_widget` do no other thing.
+        The answer goes to `loop.store.record(ask.id, answer, who)`, as in `run` and `annotation_widget`.
 
         Parameters
         ----------

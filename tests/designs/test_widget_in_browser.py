@@ -293,6 +293,8 @@ def test_a_person_answers_a_campaign(lab: Lab, browser: Any) -> None:
 
         for kernel in lab.call("GET", "api/kernels"):
             lab.call("POST", f"api/kernels/{kernel['id']}/restart")
+        page.click(".tercet-first")  # of a widget whose kernel has forgotten it
+        wait(lambda: "run this cell again" in page.text(".tercet-line"), "a hint")
         page.run()
         page.shows("7 of 8")
         page.keys(Keys.ESCAPE)
