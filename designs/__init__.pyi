@@ -1,3 +1,4 @@
+from .annotation_widget import annotation_widget as annotation_widget
 from .annotators import PromptAnnotator as PromptAnnotator
 from .campaign import AnnotationLoop as AnnotationLoop
 from .campaign_history import campaign_history as campaign_history

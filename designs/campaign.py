@@ -137,22 +137,68 @@ class AnnotationLoop:
             Too few candidate pairs are left for this budget; an answer that is none; a store of other items. What
             was answered before is stored.
         """
-        _check_count("budget", budget, least=0)
-        self._check_enough(budget - self.store.count(), who)
+        self.check_budget(budget, who)
         hidden = not progress or isinstance(annotator, PromptAnnotator)
         skips = 0
         with tqdm(total=budget, initial=self.store.count(), desc="asking", unit="label", disable=hidden) as bar:
-            while skips < SKIPS and (missing := budget - self.store.count()) > 0:
-                ask = self._next(who, missing)
-                answer = QUIT if ask is None else annotator(*self._names(ask))
-                if ask is None or (isinstance(answer, str) and answer == QUIT):
-                    break
+            while skips < SKIPS and (ask := self.next_ask(who, budget)) is not None:
+                answer = annotator(*self.names(ask))
+                if isinstance(answer, str) and answer == QUIT:
+                    return self.store.count()
                 answered = self._record(ask, answer, who)
                 skips = 0 if answered else skips + 1
                 bar.update(answered)
         if skips == SKIPS:
             warnings.warn(f"{who!r} skipped {SKIPS} pairs in a row: stopped.", stacklevel=2)
+        elif (missing := budget - self.store.count()) > 0:
+            warnings.warn(f"no candidate pair is left to ask {who!r}: {missing} labels are missing.", stacklevel=2)
         return self.store.count()
+
+    def check_budget(self, budget: int, who: str) -> None:
+        """Raise ValueError, before anybody is asked, where the candidates cannot fill the budget.
+
+        Parameters
+        ----------
+        budget, who : as in `run`
+        """
+        _check_count("budget", budget, least=0)
+        missing = budget - self.store.count() - len(self.store.pending(who))
+        if missing <= 0 or isinstance(self.candidates, (int, np.integer)):
+            return
+        left = len(self._left(self.key))
+        sampled = isinstance(self.candidates, str) and self.candidates == "random" and left >= LISTED
+        if left < missing and not sampled:
+            raise ValueError(
+                f"{missing} more pairs are to be asked, but only {left} candidate pairs are left that have not been: "
+                "lower the budget or widen candidates."
+            )
+
+    def next_ask(self, who: str, budget: int) -> Ask | None:
+        """The pair to show next, of a new round where none is pending: for an interface of your own.
+
+        The answer goes to `loop.store.record(ask.id, answer, who)`, as in `run` and `annotation_widget`.
+
+        Parameters
+        ----------
+        who, budget : as in `run`
+
+        Returns
+        -------
+        Ask or None
+            None where the store holds `budget` answers, or no candidate is left.
+        """
+        missing = budget - self.store.count()
+        if missing <= 0:
+            return None
+        pending = self.store.pending(who)
+        if not pending and self.propose(min(self.batch, missing)):
+            pending = self.store.pending(who)
+        return pending[0] if pending else None
+
+    def names(self, ask: Ask) -> tuple[Hashable, Hashable]:
+        """Names of the two items of an ask, the first one first, as `items` has them."""
+        (pair,) = self._positions([ask])
+        return self.items.names[pair[0]], self.items.names[pair[1]]
 
     def propose(self, size: int | None = None) -> int:
         """Fit, choose the next round of pairs and store them as asks; fewer where fewer are left.
@@ -217,19 +263,6 @@ class AnnotationLoop:
         listed = isinstance(self.candidates, (str, int, np.integer))  # without repetition
         return pairs if listed else distinct(pairs, len(self.items))
 
-    def _check_enough(self, missing: int, who: str) -> None:
-        """Raise before anything is asked where the candidates cannot fill the budget."""
-        missing -= len(self.store.pending(who))
-        if missing <= 0 or isinstance(self.candidates, (int, np.integer)):
-            return
-        left = len(self._left(self.key))
-        sampled = isinstance(self.candidates, str) and self.candidates == "random" and left >= LISTED
-        if left < missing and not sampled:
-            raise ValueError(
-                f"{missing} more pairs are to be asked, but only {left} candidate pairs are left that have not been: "
-                "lower the budget or widen candidates."
-            )
-
     def _design(self, answers: Comparisons, pairs: np.ndarray, size: int, rng: np.random.Generator) -> Batch:
         z = recent_z(self.store)
         share = self.random_share
@@ -247,25 +280,12 @@ class AnnotationLoop:
         )  # fmt: skip
         return batch._replace(facts={"labels": len(answers), "recent_z": z} | batch.facts)
 
-    def _next(self, who: str, missing: int) -> Ask | None:
-        """The next pair to show, of a new round where none is pending."""
-        pending = self.store.pending(who)
-        if not pending and self.propose(min(self.batch, missing)):
-            pending = self.store.pending(who)
-        if not pending:
-            warnings.warn(f"no candidate pair is left to ask {who!r}: {missing} labels are missing.", stacklevel=3)
-        return pending[0] if pending else None
-
     def _record(self, ask: Ask, answer: Any, who: str) -> bool:
         try:
             return self.store.record(ask.id, answer, who).outcome is not None
         except LabelConflictError as error:  # the same name in another process: its answer stands
             warnings.warn(str(error), stacklevel=3)
             return False
-
-    def _names(self, ask: Ask) -> tuple[Hashable, Hashable]:
-        (pair,) = self._positions([ask])
-        return self.items.names[pair[0]], self.items.names[pair[1]]
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
