@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from tercet.designs.candidates import pair_code
 from tercet.designs.criterion import Criterion
@@ -16,7 +19,9 @@ from tercet.designs.pool import PairPool
 from tercet.designs.roots import symmetric_root
 from tercet.designs.tiles import Leaders, TileScore, leading_pairs
 from tercet.models.data import Items
+from tercet.models.embeddings import Embeddings
 from tercet.models.links import MIXTURE, SCALES, Logistic
+from tercet.models.projection import near_mean, over_blocks
 
 SHORTLIST = 4096
 """Pairs that a pass of tiles brings for greedy D: picks come from them for as long as no other pair can be better."""
@@ -62,7 +67,7 @@ def choose_from_all(
     """
     if not isinstance(rule, Greedy):
         found = _pass(_variance(pool), budget, candidates)
-        exact = replace(pool, pairs=found.pairs).variance
+        exact = pool.of(found.pairs).variance
         best = np.lexsort((pair_code(found.pairs, len(candidates.items)), -exact))[:budget]
         return found.pairs[best], exact[best]
     covariance, chosen, gains = pool.covariance, np.empty((0, 2), np.int64), np.empty(0)
@@ -81,7 +86,7 @@ def _from_shortlist(
     rule: Greedy, pool: PairPool, found: Leaders, covariance: np.ndarray, most: int, lazy: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Greedy picks from the pairs of a pass, for as long as they are sure to be the best of all."""
-    short = replace(pool, pairs=found.pairs)
+    short = pool.of(found.pairs)
     root = symmetric_root(covariance)
     c = short.squared_norms(covariance @ rule._root(pool)) if rule.targeted else np.empty(0)
     state = GreedyState(short, covariance, short.squared_norms(root), c, short.expected_information)
@@ -102,37 +107,63 @@ def _from_shortlist(
 
 
 def _pass(score: TileScore, n: int, candidates: AllPairs) -> Leaders:
-    return leading_pairs(score, n, candidates.prompt, candidates.exclude)
+    if isinstance(score.numbers, np.ndarray):
+        return leading_pairs(score, n, candidates.prompt, candidates.exclude)
+    from tercet.designs.dask_tiles import leading_pairs_by_tasks
 
-
-def _rows(pool: PairPool, root: np.ndarray) -> np.ndarray:
-    """Rows with |row_i - row_j| = |root' d|."""
-    features = pool.rewards.features
-    return root if features is None else np.asarray(features) @ root
-
-
-def _centred(rows: np.ndarray) -> np.ndarray:
-    """The same differences; 32 bit lose nothing to a common mean."""
-    return np.asarray(rows - rows.mean(axis=0))
-
-
-def _numbers(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: rows.astype(np.float32), f"{name} squared": np.square(rows).sum(axis=1).astype(np.float32)}
+    return leading_pairs_by_tasks(score, n, candidates.prompt, candidates.exclude)
 
 
 def _variance(pool: PairPool) -> TileScore:
-    rows = _centred(pool.rewards.whitened)
-    return TileScore(_numbers("now", rows), _distance_now, ROUNDING * 4.0 * float(np.square(rows).sum(axis=1).max()))
+    return _score(pool, _distance_now, {"now": pool.rewards.root}, 4.0)
 
 
 def _information_gain(pool: PairPool, covariance: np.ndarray, target: np.ndarray | None) -> TileScore:
     """Odds of greedy D, v q, or the gain of greedy V, v c / (1 + v q); v as it was before the batch."""
-    before, now = _centred(pool.rewards.whitened), _centred(_rows(pool, symmetric_root(covariance)))
-    numbers = {"mean": pool.rewards.mean.astype(np.float32)} | _numbers("before", before) | _numbers("now", now)
+    roots = {"before": pool.rewards.root, "now": symmetric_root(covariance)}
     if target is None:
-        return TileScore(numbers, _odds, ROUNDING * float(np.square(now).sum(axis=1).max()))
-    aim = _centred(_rows(pool, covariance @ target))
-    return TileScore(numbers | _numbers("aim", aim), _fall, ROUNDING * float(np.square(aim).sum(axis=1).max()))
+        return _score(pool, _odds, roots, 1.0)
+    return _score(pool, _fall, roots | {"aim": covariance @ target}, 1.0)
+
+
+def _score(pool: PairPool, function: Any, roots: dict[str, np.ndarray], most: float) -> TileScore:
+    """A score of the rows x root of items, never above `most` times the largest square of the last of them."""
+    features, mean = pool.rewards.features, pool.rewards.mean
+    level = (mean - mean.mean()).astype(np.float32)
+    columns = [("mean", 0)] + [
+        part for name, root in roots.items() for part in ((name, root.shape[1]), (f"{name} squared", 0))
+    ]
+    width = sum(max(1, size) for _, size in columns)
+    matrices = tuple(roots.values())
+    if features is None:
+        numbers: Any = _item_numbers(matrices, tuple(root.mean(axis=0) for root in matrices), None, level)
+    else:
+        center = near_mean(features)
+        of_block = partial(_item_numbers, matrices, tuple(center @ root for root in matrices))
+        if isinstance(features, Embeddings) and features.chunked is not None:
+            from tercet.models.dask_features import rows_by_chunk
+
+            numbers = rows_by_chunk(features, of_block, width, level).persist()  # where the chunks are
+        else:
+            numbers = np.concatenate(over_blocks(features, of_block, level))
+    return TileScore(numbers, tuple(columns), function, ROUNDING * most * float(numbers[:, -1].max()))
+
+
+def _item_numbers(
+    roots: tuple[np.ndarray, ...], shifts: tuple[np.ndarray, ...], features: np.ndarray | None, level: np.ndarray
+) -> Float[np.ndarray, "n c"]:
+    """In 32 bit: the level of each item, then x root - shift and its square for every root; x = identity if None.
+
+    Shifts are rows near the mean: the differences are the same, and 32 bit lose nothing to what all items share.
+    """
+    numbers = np.empty((len(level), 1 + sum(root.shape[1] + 1 for root in roots)), np.float32)
+    numbers[:, 0], column = level, 1
+    for root, shift in zip(roots, shifts, strict=True):
+        rows = (root if features is None else features @ root) - shift
+        numbers[:, column : column + rows.shape[1]] = rows
+        column += rows.shape[1] + 1
+        numbers[:, column - 1] = np.square(rows).sum(axis=1)
+    return numbers
 
 
 def _distance(name: str, left: dict[str, Any], right: dict[str, Any]) -> Any:
@@ -149,9 +180,9 @@ def _expected_information(left: dict[str, Any], right: dict[str, Any]) -> Any:
     """E p (1 - p) of Bradley-Terry: the density of the logistic as a mixture of normal ones, each widened."""
     variance, total = _distance("before", left, right), 0.0
     square = -0.5 * jnp.square(left["mean"][:, None] - right["mean"])
-    for scale, weight in zip(SCALES, MIXTURE, strict=True):
+    for scale, weight in zip(SCALES.tolist(), MIXTURE.tolist(), strict=True):  # not NumPy scalars: 32 bit stay so
         spread = 1.0 / (4.0 * scale**2 + variance)
-        total = total + weight * jnp.exp(square * spread) * jnp.sqrt(spread / (2.0 * np.pi))
+        total = total + weight * jnp.exp(square * spread) * jnp.sqrt(spread / (2.0 * math.pi))
     return total
 
 

@@ -38,7 +38,9 @@ def test_leaders_are_the_best_of_every_pair(n, across, slack, rng, small_tiles):
         for j in range(i + 1, 50)
         if not (across and prompt[i] == prompt[j]) and (j, i) not in set(map(tuple, out))
     }
-    found = tiles.leading_pairs(tiles.TileScore({"x": x}, gap, slack), n, prompt if across else None, out)
+    found = tiles.leading_pairs(
+        tiles.TileScore(x[:, None], (("x", 0),), gap, slack), n, prompt if across else None, out
+    )
     names = list(map(tuple, found.pairs))
     assert len(set(names)) == len(names)
     assert set(names) <= set(scores)
