@@ -9,14 +9,16 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import ArrayLike
 
-from tercet.designs.all_pairs import AllPairs, choose_from_all, has_tiles
+from tercet.designs.all_pairs import greedy_from_all, has_tiles, may_have_tiles
 from tercet.designs.candidates import Scheme, count_pairs, listed_pairs
 from tercet.designs.contract import Candidates
 from tercet.designs.criteria import CRITERIA, Criterion, as_criterion
+from tercet.designs.criterion import OneShot
 from tercet.designs.greedy import Greedy
 from tercet.designs.k_centre import SITE_CRITERIA
-from tercet.designs.one_shot import PosteriorVariance
+from tercet.designs.one_shot_tiles import one_shot_tiles
 from tercet.designs.pair_candidates import PairCandidates
+from tercet.designs.pair_scores import AllPairs
 from tercet.inference.rewards import as_items
 from tercet.models._inputs import as_floats, as_generator, as_pairs
 from tercet.models.data import Items
@@ -113,9 +115,10 @@ def select_pairs(
     budget : number of pairs (or total cost, with `cost`)
     candidates : "random" (20,000 of all), a number of random pairs, "all", "in-prompt", "cross-prompt", or an
         explicit array [m, 2], taken as it is. More than a million pairs ("all", "cross-prompt") are never listed but
-        scored in tiles by "posterior variance", "greedy D", "greedy A" and "greedy V" of Bradley-Terry: the same picks,
-        a pass over all pairs for each shortlist (greedy D) or each pick (greedy A and V). Each pass reads features
-        that are not in memory once or twice: `persist()` a Dask array whose chunks are slow to make
+        scored in tiles by the greedy criteria, "posterior variance", "max difference", "entropy", "XtX" and the
+        published D-optimal ones (these two in memory only) of Bradley-Terry: the same picks, a pass over all pairs for
+        each shortlist (greedy D) or each pick (greedy A and V). Each pass reads features that are not in memory once
+        or twice: `persist()` a Dask array whose chunks are slow to make
     criterion : "greedy V" (default: it did best in our studies), any other name in `tercet.designs.CRITERIA` (compared
         in docs/strategies.md), or a Criterion
     target : None (differences of two random items), "in-prompt", Items, or pairs [t, 2]
@@ -169,7 +172,7 @@ def _from_all(
     available = count_pairs(items, scheme, exclude)
     if available <= LISTED:
         return None
-    if not isinstance(rule, (Greedy, PosteriorVariance)):
+    if not may_have_tiles(rule):
         _check_listed(items, available, rule)
         return None
     sample = pair_candidates(
@@ -181,12 +184,16 @@ def _from_all(
         return None
     _check_budget(budget, available, None)
     taken = None if exclude is None else as_pairs(getattr(exclude, "pairs", exclude), len(items))
-    chosen, gains = np.empty((0, 2), np.int64), np.empty(0)
-    if budget:
-        left = AllPairs(items, scheme == "cross-prompt", taken)
-        chosen, gains = choose_from_all(rule, left, everything, int(budget))
-    rng, pool = as_generator(key).spawn(1)[0], everything.of(sample.pairs)
-    expected = _expected_random(rule, pool, rule.begin(pool, rng), len(chosen), rng)
+    left, rng = AllPairs(items, scheme == "cross-prompt", taken), as_generator(key).spawn(1)[0]
+    chosen, gains, expected = np.empty((0, 2), np.int64), np.empty(0), 0.0
+    if budget and isinstance(rule, Greedy):
+        chosen, gains = greedy_from_all(rule, left, everything, int(budget))
+        expected = _expected_random(rule, everything.of(sample.pairs), None, len(chosen), rng)
+    elif budget:
+        assert isinstance(rule, OneShot)
+        scored = one_shot_tiles(rule, left, everything)
+        chosen, gains = scored.best(everything, int(budget))
+        expected = len(chosen) * float(scored.exact(everything.of(sample.pairs)).mean())
     table = PairCandidates(items, chosen).table(np.arange(len(chosen)), everything.of(chosen), gains)
     return Selection(chosen, gains, expected, table)
 
@@ -196,8 +203,9 @@ def _check_listed(items: Items, pairs: int, rule: Criterion) -> None:
     if isinstance(items.features, Embeddings):
         raise ValueError(
             f"criterion {rule.name!r} has to list all {pairs:,} pairs, and the features of these {len(items):,} items "
-            "are not in memory; score all pairs by 'posterior variance', 'greedy D', 'greedy A' or 'greedy V' of "
-            'Bradley-Terry without an order effect, or choose from a sample: candidates="random", or a number of pairs.'
+            "are not in memory; score all pairs by 'posterior variance', 'max difference', 'entropy', 'XtX', 'greedy "
+            "D', 'greedy A' or 'greedy V' of Bradley-Terry without an order effect, or choose from a sample: "
+            'candidates="random", or a number of pairs.'
         )
 
 

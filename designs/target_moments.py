@@ -46,7 +46,7 @@ def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[n
     if isinstance(target, str):
         if target != "in-prompt":
             raise ValueError(f'target must be None, "in-prompt", Items or pairs [t, 2], got {target!r}.')
-        return _within_prompts(features, items)
+        return _of_prompts(features, items)
     if isinstance(target, Items):
         if features is None or target.features.shape[1] != features.shape[1]:
             raise ValueError("target items need the same features as the items of the fit (projected alike).")
@@ -68,7 +68,7 @@ def _spread(features: np.ndarray | Embeddings | None, size: int) -> np.ndarray:
     return 2.0 * scatter_of(features)[1] / (size - 1)
 
 
-def _within_prompts(features: np.ndarray | Embeddings | None, items: Items) -> np.ndarray:
+def _of_prompts(features: np.ndarray | Embeddings | None, items: Items) -> np.ndarray:
     if items.prompt is None:
         raise ValueError('target="in-prompt" needs Items(..., prompt=...), the prompt of each item.')
     counts = np.bincount(items.prompt)
@@ -76,12 +76,18 @@ def _within_prompts(features: np.ndarray | Embeddings | None, items: Items) -> n
     if not pairs.sum():
         raise ValueError('target="in-prompt" needs at least one prompt with two items.')
     rows = np.eye(len(items)) if features is None else features
+    return within_prompts(rows, items.prompt) / pairs.sum()
+
+
+def within_prompts(rows: np.ndarray | Embeddings, prompt: np.ndarray) -> Float[np.ndarray, "p p"]:
+    """Sum of d d' over all pairs of items of one prompt."""
+    counts = np.bincount(prompt)
     # Sum over pairs of one prompt of d d' is n_p sum x x' - s s' with s = sum x, about whatever point.
-    parts = over_blocks(rows, partial(_by_prompt, near_mean(rows), counts), items.prompt)
+    parts = over_blocks(rows, partial(_by_prompt, near_mean(rows), counts), prompt)
     sums = np.zeros((len(counts), rows.shape[1]))
     for prompts, own, _ in parts:
         sums[prompts] += own
-    return (np.sum([gram for *_, gram in parts], axis=0) - sums.T @ sums) / pairs.sum()
+    return np.sum([gram for *_, gram in parts], axis=0) - sums.T @ sums
 
 
 def _by_prompt(

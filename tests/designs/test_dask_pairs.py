@@ -9,7 +9,7 @@ from tercet.inference import laplace, reward, reward_difference
 from tercet.models import AbilityHead, BradleyTerry, Items, LinearHead, Thurstone, open_embeddings, project
 
 da = pytest.importorskip("dask.array")
-IN_TILES = ("posterior variance", "greedy D", "greedy V", "greedy A")
+IN_TILES = ("posterior variance", "max difference", "entropy", "XtX", "greedy D", "greedy V", "greedy A")
 UNEVEN = ((7, 1, 30, 16), (2, 3))  # of 54 items x 5
 
 
@@ -168,7 +168,11 @@ def test_refusals(prompts, small_tiles):
             lambda: select_pairs(da.from_array(broken, chunks=UNEVEN), fit, 2, candidates="all"),
             r"Dask array, rows 38 to 53, has NaN or infinite values in 1 row\(s\), the first at index \(2, 3\)",
         ),
-        (lambda: select_pairs(array, fit, 2, candidates="all", criterion="entropy"), r"'entropy' has to list.*greedy"),
+        (lambda: select_pairs(array, fit, 2, candidates="all", criterion="BALD"), r"'BALD' has to list.*greedy"),
+        (
+            lambda: select_pairs(array, fit, 2, candidates="all", criterion="D-optimal (published)"),
+            "'D-optimal .published.' has to list",
+        ),
         (lambda: select_pairs(array, fit, 2, candidates="cross-prompt"), "needs Items"),
         (lambda: select_pairs(array, fit, 10_000, candidates="all"), "between 0 and the 1,431 candidates"),
         (
