@@ -110,7 +110,8 @@ def select_pairs(
     ----------
     items : Items or raw features [n, d], also on disk (`open_embeddings`) or in a Dask array (extra `dask`). Only the
         items of listed pairs are read; with "all" and "cross-prompt" tiles of a Dask array are tasks of its scheduler
-        (threads, or the active distributed client) and its features stay where they are: the picks are the same
+        (threads, or the active distributed client, whose workers have tercet installed) and its features stay where
+        they are: the picks are the same
     posterior : of a comparison model fitted on the answers so far (of a part of the items, say)
     budget : number of pairs (or total cost, with `cost`)
     candidates : "random" (20,000 of all), a number of random pairs, "all", "in-prompt", "cross-prompt", or an
