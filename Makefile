@@ -58,6 +58,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/spatial.py
 	$(BIN)/python benchmarks/local_regression.py
 	$(BIN)/python benchmarks/rewards.py
+	$(BIN)/python benchmarks/dask_pairs.py
 
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py --smoke
@@ -66,6 +67,7 @@ bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/local_regression.py --smoke
 	$(BIN)/python benchmarks/spatial_study.py --smoke
 	$(BIN)/python benchmarks/rewards.py --smoke
+	$(BIN)/python benchmarks/dask_pairs.py --smoke
 	$(BIN)/python benchmarks/pointwise_study.py --smoke
 
 notebooks: $(VENV)/.dev

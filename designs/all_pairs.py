@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,67 +12,55 @@ import numpy as np
 from tercet.designs.candidates import pair_code
 from tercet.designs.criterion import Criterion
 from tercet.designs.greedy import Greedy, GreedyA, GreedyD, GreedyState, GreedyV
-from tercet.designs.one_shot import PosteriorVariance
+from tercet.designs.one_shot_tiles import ONE_SHOT
+from tercet.designs.pair_scores import AllPairs, distance, tile_score
 from tercet.designs.pool import PairPool
+from tercet.designs.published import PublishedD, PublishedXtX
 from tercet.designs.roots import symmetric_root
-from tercet.designs.tiles import Leaders, TileScore, leading_pairs
-from tercet.models.data import Items
+from tercet.designs.tiles import Leaders, TileScore
+from tercet.models.embeddings import Embeddings
 from tercet.models.links import MIXTURE, SCALES, Logistic
 
 SHORTLIST = 4096
 """Pairs that a pass of tiles brings for greedy D: picks come from them for as long as no other pair can be better."""
-ROUNDING = 200.0 * float(np.finfo(np.float32).eps)  # of a score in 32 bit, as a share of the largest there can be
-
-
-@dataclass(frozen=True, eq=False)
-class AllPairs:
-    """All pairs of n items, less those of one prompt (`across`) and those excluded [x, 2]."""
-
-    items: Items
-    across: bool = False
-    exclude: np.ndarray | None = None
-
-    @property
-    def prompt(self) -> np.ndarray | None:
-        """Prompt of each item, where pairs of one prompt are left out."""
-        return self.items.prompt if self.across else None
 
 
 def has_tiles(rule: Criterion, pool: PairPool) -> bool:
     """Whether this criterion can score all pairs in tiles: Bradley-Terry without an order effect."""
-    known = type(rule) in (PosteriorVariance, GreedyD, GreedyV, GreedyA)
-    plain = not isinstance(rule, Greedy) or not rule.plug_in
-    return known and plain and isinstance(pool.model.link, Logistic) and pool.rewards.order is None
+    plain = isinstance(pool.model.link, Logistic) and pool.rewards.order is None
+    if isinstance(rule, PublishedD) and not isinstance(rule, PublishedXtX):
+        return plain and not isinstance(pool.rewards.features, Embeddings)  # M takes all pairs of features
+    return plain and may_have_tiles(rule)
 
 
-def choose_from_all(
-    rule: Criterion, candidates: AllPairs, pool: PairPool, budget: int
-) -> tuple[np.ndarray, np.ndarray]:
+def may_have_tiles(rule: Criterion) -> bool:
+    """Whether this criterion can under some posterior."""
+    if isinstance(rule, Greedy):
+        return type(rule) in (GreedyD, GreedyV, GreedyA) and not rule.plug_in
+    return type(rule) in ONE_SHOT
+
+
+def greedy_from_all(rule: Greedy, candidates: AllPairs, pool: PairPool, budget: int) -> tuple[np.ndarray, np.ndarray]:
     """Choose `budget` pairs [b, 2] and their gains [b]: those that `rule` would choose from a list of all pairs.
 
-    One-shot scores take one pass. Greedy D is submodular: its gains only fall, so that the pairs that a pass brings are
+    Greedy D is submodular: its gains only fall, so that the pairs that a pass brings are
     all that matter until the best gain left is below what any other pair had in that pass. Greedy V is not: it takes a
     pass a pick.
 
     Parameters
     ----------
-    rule : a criterion that `has_tiles`
+    rule : "greedy D", "greedy V" or "greedy A"
     candidates : AllPairs
     pool : any pool of pairs of these items under the posterior (its pairs play no part)
     budget : at most the number of pairs
     """
-    if not isinstance(rule, Greedy):
-        found = _pass(_variance(pool), budget, candidates)
-        exact = replace(pool, pairs=found.pairs).variance
-        best = np.lexsort((pair_code(found.pairs, len(candidates.items)), -exact))[:budget]
-        return found.pairs[best], exact[best]
     covariance, chosen, gains = pool.covariance, np.empty((0, 2), np.int64), np.empty(0)
     lazy = isinstance(rule, GreedyD)
     while len(chosen) < budget:
         taken = chosen if candidates.exclude is None else np.concatenate([candidates.exclude, chosen])
         left = replace(candidates, exclude=taken)
         score = _information_gain(pool, covariance, None if lazy else rule._root(pool))
-        found = _pass(score, SHORTLIST if lazy else 1, left)
+        found = left.leading(score, SHORTLIST if lazy else 1)
         more, gained, covariance = _from_shortlist(rule, pool, found, covariance, budget - len(chosen), lazy)
         chosen, gains = np.concatenate([chosen, more]), np.append(gains, gained)
     return chosen, gains
@@ -81,7 +70,7 @@ def _from_shortlist(
     rule: Greedy, pool: PairPool, found: Leaders, covariance: np.ndarray, most: int, lazy: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Greedy picks from the pairs of a pass, for as long as they are sure to be the best of all."""
-    short = replace(pool, pairs=found.pairs)
+    short = pool.of(found.pairs)
     root = symmetric_root(covariance)
     c = short.squared_norms(covariance @ rule._root(pool)) if rule.targeted else np.empty(0)
     state = GreedyState(short, covariance, short.squared_norms(root), c, short.expected_information)
@@ -101,64 +90,28 @@ def _from_shortlist(
     return found.pairs[picked], np.array(gains), state.covariance
 
 
-def _pass(score: TileScore, n: int, candidates: AllPairs) -> Leaders:
-    return leading_pairs(score, n, candidates.prompt, candidates.exclude)
-
-
-def _rows(pool: PairPool, root: np.ndarray) -> np.ndarray:
-    """Rows with |row_i - row_j| = |root' d|."""
-    features = pool.rewards.features
-    return root if features is None else np.asarray(features) @ root
-
-
-def _centred(rows: np.ndarray) -> np.ndarray:
-    """The same differences; 32 bit lose nothing to a common mean."""
-    return np.asarray(rows - rows.mean(axis=0))
-
-
-def _numbers(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: rows.astype(np.float32), f"{name} squared": np.square(rows).sum(axis=1).astype(np.float32)}
-
-
-def _variance(pool: PairPool) -> TileScore:
-    rows = _centred(pool.rewards.whitened)
-    return TileScore(_numbers("now", rows), _distance_now, ROUNDING * 4.0 * float(np.square(rows).sum(axis=1).max()))
-
-
 def _information_gain(pool: PairPool, covariance: np.ndarray, target: np.ndarray | None) -> TileScore:
     """Odds of greedy D, v q, or the gain of greedy V, v c / (1 + v q); v as it was before the batch."""
-    before, now = _centred(pool.rewards.whitened), _centred(_rows(pool, symmetric_root(covariance)))
-    numbers = {"mean": pool.rewards.mean.astype(np.float32)} | _numbers("before", before) | _numbers("now", now)
+    roots = {"before": pool.rewards.root, "now": symmetric_root(covariance)}
     if target is None:
-        return TileScore(numbers, _odds, ROUNDING * float(np.square(now).sum(axis=1).max()))
-    aim = _centred(_rows(pool, covariance @ target))
-    return TileScore(numbers | _numbers("aim", aim), _fall, ROUNDING * float(np.square(aim).sum(axis=1).max()))
-
-
-def _distance(name: str, left: dict[str, Any], right: dict[str, Any]) -> Any:
-    crossed = left[name] @ right[name].T
-    squares = left[f"{name} squared"][:, None] + right[f"{name} squared"]
-    return jnp.maximum(squares - 2.0 * crossed, 0.0)
-
-
-def _distance_now(left: dict[str, Any], right: dict[str, Any]) -> Any:
-    return _distance("now", left, right)
+        return tile_score(pool, _odds, roots, 1.0)
+    return tile_score(pool, _fall, roots | {"aim": covariance @ target}, 1.0)
 
 
 def _expected_information(left: dict[str, Any], right: dict[str, Any]) -> Any:
     """E p (1 - p) of Bradley-Terry: the density of the logistic as a mixture of normal ones, each widened."""
-    variance, total = _distance("before", left, right), 0.0
+    variance, total = distance("before", left, right), 0.0
     square = -0.5 * jnp.square(left["mean"][:, None] - right["mean"])
-    for scale, weight in zip(SCALES, MIXTURE, strict=True):
+    for scale, weight in zip(SCALES.tolist(), MIXTURE.tolist(), strict=True):  # not NumPy scalars: 32 bit stay so
         spread = 1.0 / (4.0 * scale**2 + variance)
-        total = total + weight * jnp.exp(square * spread) * jnp.sqrt(spread / (2.0 * np.pi))
+        total = total + weight * jnp.exp(square * spread) * jnp.sqrt(spread / (2.0 * math.pi))
     return total
 
 
 def _odds(left: dict[str, Any], right: dict[str, Any]) -> Any:
-    return _expected_information(left, right) * _distance("now", left, right)
+    return _expected_information(left, right) * distance("now", left, right)
 
 
 def _fall(left: dict[str, Any], right: dict[str, Any]) -> Any:
     v = _expected_information(left, right)
-    return v * _distance("aim", left, right) / (1.0 + v * _distance("now", left, right))
+    return v * distance("aim", left, right) / (1.0 + v * distance("now", left, right))

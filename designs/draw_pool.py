@@ -13,7 +13,7 @@ from tercet.designs.answers import entropy
 from tercet.designs.contract import Pool
 from tercet.inference.posterior import Posterior
 from tercet.inference.rewards import Moments, as_items, comparison_model, some_draws
-from tercet.models.data import Items, check_in_memory
+from tercet.models.data import Items
 from tercet.models.preferences import ComparisonModel
 from tercet.models.reward_heads import AbilityHead
 
@@ -119,14 +119,13 @@ def draw_pool(
     """Pairs of items under at most this many draws; only the items that occur are looked at."""
     model = comparison_model(posterior)
     sites = some_draws(posterior, draws)
-    check_in_memory(items)
     known = as_items(posterior, items)
     if isinstance(model.head, AbilityHead):
         codes, parts = pairs, iter([known])  # abilities are those of all items at once
     else:
         used, codes = np.unique(pairs, return_inverse=True)
-        shown: Any = known.features
-        parts = (Items(shown[used[start : start + ROWS]]) for start in range(0, len(used), ROWS))
+        shown: Any = known.features[used] if len(used) else np.empty((0, 1))  # read at once, where they are on disk
+        parts = (Items(shown[start : start + ROWS]) for start in range(0, len(used), ROWS))
     rewards = [np.asarray(model.head.rewards(sites, part), np.float64).T for part in parts]
     count = len(next(iter(sites.values())))
     joined = np.concatenate([np.empty((0, count)), *rewards])

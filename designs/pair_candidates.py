@@ -15,7 +15,8 @@ from tercet.designs.pool import PairPool
 from tercet.designs.target_moments import SecondMoment, target_matrix
 from tercet.inference.posterior import GaussianPosterior, Posterior
 from tercet.inference.rewards import as_items, comparison_model, reward_gaussian
-from tercet.models.data import Items, check_in_memory
+from tercet.models.data import Items
+from tercet.models.embeddings import Embeddings
 from tercet.models.reward_heads import LinearInParameters
 
 BY_DRAWS = "'BALD (draws)', 'EPIG (draws)' or 'BatchBALD (joint entropy)'"
@@ -55,8 +56,12 @@ class PairCandidates(Candidates):
         return PairCandidates(self.items, pairs, who, known)
 
     def pool(self, posterior: Posterior, target: Any) -> PairPool:
-        """These candidates under a posterior, its rewards as a Gaussian."""
-        check_in_memory(self.items)
+        """These candidates under a posterior, its rewards as a Gaussian; of features on disk what they need is read."""
+        pool = self.pool_of_items(posterior, target)
+        return pool.narrowed() if isinstance(pool.rewards.features, Embeddings) else pool
+
+    def pool_of_items(self, posterior: Posterior, target: Any) -> PairPool:
+        """The same, its features left where they are: only pools made from it, by `of`, answer every question."""
         model = comparison_model(posterior)
         if self.annotator is not None:
             raise ValueError(f"annotators= needs a criterion that works by posterior draws: {BY_DRAWS}.")

@@ -49,13 +49,32 @@ class PairPool(LinearPool):
 
     def sample(self, index: np.ndarray) -> PairPool:
         """A pool of these candidates and of their items alone, nothing asked: costs what it holds."""
-        features = self.rewards.features
+        return self.of(self.pairs[index])
+
+    def of(self, pairs: np.ndarray) -> PairPool:
+        """A pool of these pairs and of their items alone, nothing asked."""
+        nothing = np.empty((0, 2), dtype=np.int64)
+        return replace(self, pairs=pairs, asked=nothing).narrowed()
+
+    def narrowed(self) -> PairPool:
+        """The same pool with only the items of its pairs and of those asked; their features are read, if on disk."""
+        features, size = self.rewards.features, len(self.items)
         if features is None:
-            return self.take(index)
-        used, codes = np.unique(self.pairs[index], return_inverse=True)
-        rewards = replace(self.rewards, features=features[used], mean=self.rewards.mean[used])
-        pairs, nothing = codes.reshape(-1, 2), np.empty((0, 2), dtype=np.int64)
-        return replace(self, items=self.items.take(used), pairs=pairs, rewards=rewards, asked=nothing)
+            return self
+        # Answers about other items than these (a fit on a part of them, say) have no place here.
+        asked = self.asked if self.asked is None or self.asked.max(initial=-1) < size else None
+        ends = self.pairs if asked is None else np.concatenate([self.pairs, asked])
+        used, codes = np.unique(ends, return_inverse=True)
+        pairs = codes.reshape(-1, 2)
+        rows = np.asarray(features[used], np.float64) if len(used) else np.empty((0, len(self.rewards.root)))
+        rewards = replace(self.rewards, features=rows, mean=self.rewards.mean[used])
+        return replace(
+            self,
+            items=self.items.take(used) if len(used) else self.items,
+            pairs=pairs[: len(self)],
+            rewards=rewards,
+            asked=None if asked is None else pairs[len(self) :],
+        )
 
     @cached_property
     def ends(self) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+from jaxtyping import Float
 
 from tercet.designs.contract import Candidates
 from tercet.designs.criterion import OneShot, as_pair_candidates
@@ -33,19 +34,23 @@ class PublishedD(OneShot):
     def _weights(self, pool: PairPool) -> np.ndarray:
         return pool.information
 
-    def _matrix(self, pool: PairPool) -> np.ndarray:
-        return pool.gram(pool.pairs, self._weights(pool)) + self.ridge * np.eye(len(pool.target))
+    def _matrix(self, pool: PairPool, information: np.ndarray) -> np.ndarray:
+        return information + self.ridge * np.eye(len(information))
 
     def _scores(self, pool: PairPool, rng: np.random.Generator) -> np.ndarray:
+        root = self.root(pool, pool.gram(pool.pairs, self._weights(pool)))
+        return self._weights(pool) * pool.squared_norms(root)
+
+    def root(self, pool: PairPool, information: np.ndarray) -> Float[np.ndarray, "p p"]:
+        """R with R R' = M^-1, given the sum over all candidates of v d d'."""
         try:
-            factor = scipy.linalg.cholesky(self._matrix(pool), lower=True)
+            factor = scipy.linalg.cholesky(self._matrix(pool, information), lower=True)
         except np.linalg.LinAlgError as error:
             raise ValueError(
                 f"the matrix M of {self.name!r} is not positive definite with ridge={self.ridge:g}: the candidates do "
                 f"not span all features; raise it, {type(self).__name__}(ridge=1e-3), or use 'greedy D'."
             ) from error
-        inverse = scipy.linalg.solve_triangular(factor, np.eye(len(factor)), lower=True)
-        return self._weights(pool) * pool.squared_norms(inverse.T)
+        return scipy.linalg.solve_triangular(factor, np.eye(len(factor)), lower=True).T
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,14 @@ class PastAwareD(PublishedD):
 
     name = "D-optimal (past-aware)"
 
-    def _matrix(self, pool: PairPool) -> np.ndarray:
+    def _matrix(self, pool: PairPool, information: np.ndarray) -> np.ndarray:
         if pool.asked is None:
             raise ValueError(
                 "this posterior was loaded without its answers, which past-aware D-optimality needs; load it with "
                 "load(path, items, comparisons), or use a criterion that reads the posterior, such as 'greedy D'."
             )
         logit = pool.rewards.difference(pool.asked, order=True).mean
-        return super()._matrix(pool) + pool.gram(pool.asked, pool.model.information(logit, pool.sites))
+        return super()._matrix(pool, information) + pool.gram(pool.asked, pool.model.information(logit, pool.sites))
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,20 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import ArrayLike
 
-from tercet.designs.all_pairs import AllPairs, choose_from_all, has_tiles
+from tercet.designs.all_pairs import greedy_from_all, has_tiles, may_have_tiles
 from tercet.designs.candidates import Scheme, count_pairs, listed_pairs
 from tercet.designs.contract import Candidates
 from tercet.designs.criteria import CRITERIA, Criterion, as_criterion
+from tercet.designs.criterion import OneShot
 from tercet.designs.greedy import Greedy
 from tercet.designs.k_centre import SITE_CRITERIA
-from tercet.designs.one_shot import PosteriorVariance
+from tercet.designs.one_shot_tiles import one_shot_tiles
 from tercet.designs.pair_candidates import PairCandidates
+from tercet.designs.pair_scores import AllPairs
 from tercet.inference.rewards import as_items
 from tercet.models._inputs import as_floats, as_generator, as_pairs
 from tercet.models.data import Items
+from tercet.models.embeddings import Embeddings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,13 +108,18 @@ def select_pairs(
 
     Parameters
     ----------
-    items : Items or raw features [n, d]
-    posterior : of a comparison model fitted on the answers so far
+    items : Items or raw features [n, d], also on disk (`open_embeddings`) or in a Dask array (extra `dask`). Only the
+        items of listed pairs are read; with "all" and "cross-prompt" tiles of a Dask array are tasks of its scheduler
+        (threads, or the active distributed client, whose workers have tercet installed) and its features stay where
+        they are: the picks are the same
+    posterior : of a comparison model fitted on the answers so far (of a part of the items, say)
     budget : number of pairs (or total cost, with `cost`)
     candidates : "random" (20,000 of all), a number of random pairs, "all", "in-prompt", "cross-prompt", or an
         explicit array [m, 2], taken as it is. More than a million pairs ("all", "cross-prompt") are never listed but
-        scored in tiles by "posterior variance", "greedy D", "greedy A" and "greedy V" of Bradley-Terry: the same picks,
-        a pass over all pairs for each shortlist (greedy D) or each pick (greedy A and V)
+        scored in tiles by the greedy criteria, "posterior variance", "max difference", "entropy", "XtX" and the
+        published D-optimal ones (these two in memory only) of Bradley-Terry: the same picks, a pass over all pairs for
+        each shortlist (greedy D) or each pick (greedy A and V). Each pass reads features that are not in memory once
+        or twice: `persist()` a Dask array whose chunks are slow to make
     criterion : "greedy V" (default: it did best in our studies), any other name in `tercet.designs.CRITERIA` (compared
         in docs/strategies.md), or a Criterion
     target : None (differences of two random items), "in-prompt", Items, or pairs [t, 2]
@@ -163,23 +171,43 @@ def _from_all(
 ) -> Selection | None:  # fmt: skip
     """The same picks from more pairs than are worth listing; None where there are few, or a list is needed."""
     available = count_pairs(items, scheme, exclude)
-    if available <= LISTED or not isinstance(rule, (Greedy, PosteriorVariance)):
+    if available <= LISTED:
+        return None
+    if not may_have_tiles(rule):
+        _check_listed(items, available, rule)
         return None
     sample = pair_candidates(
         items, posterior, scheme, exclude, key, min(RANDOM_BATCHES * max(1, int(budget)), available)
     )
-    pool = sample.pool(posterior, target)
-    if not has_tiles(rule, pool):
+    everything = sample.pool_of_items(posterior, target)
+    if not has_tiles(rule, everything):
+        _check_listed(items, available, rule)
         return None
     _check_budget(budget, available, None)
     taken = None if exclude is None else as_pairs(getattr(exclude, "pairs", exclude), len(items))
-    everything = AllPairs(items, scheme == "cross-prompt", taken)
-    chosen, gains = choose_from_all(rule, everything, pool, int(budget)) if budget else (sample.pairs[:0], np.empty(0))
-    rng = as_generator(key).spawn(1)[0]
-    expected = _expected_random(rule, pool, rule.begin(pool, rng), len(chosen), rng)
-    picked = PairCandidates(items, chosen)
-    table = picked.table(np.arange(len(chosen)), picked.pool(posterior, target), gains)
+    left, rng = AllPairs(items, scheme == "cross-prompt", taken), as_generator(key).spawn(1)[0]
+    chosen, gains, expected = np.empty((0, 2), np.int64), np.empty(0), 0.0
+    if budget and isinstance(rule, Greedy):
+        chosen, gains = greedy_from_all(rule, left, everything, int(budget))
+        expected = _expected_random(rule, everything.of(sample.pairs), None, len(chosen), rng)
+    elif budget:
+        assert isinstance(rule, OneShot)
+        scored = one_shot_tiles(rule, left, everything)
+        chosen, gains = scored.best(everything, int(budget))
+        expected = len(chosen) * float(scored.exact(everything.of(sample.pairs)).mean())
+    table = PairCandidates(items, chosen).table(np.arange(len(chosen)), everything.of(chosen), gains)
     return Selection(chosen, gains, expected, table)
+
+
+def _check_listed(items: Items, pairs: int, rule: Criterion) -> None:
+    """Raise where listing these pairs would bring all features of a Dask array or a file into memory."""
+    if isinstance(items.features, Embeddings):
+        raise ValueError(
+            f"criterion {rule.name!r} has to list all {pairs:,} pairs, and the features of these {len(items):,} items "
+            "are not in memory; score all pairs by 'posterior variance', 'max difference', 'entropy', 'XtX', 'greedy "
+            "D', 'greedy A' or 'greedy V' of Bradley-Terry without an order effect, or choose from a sample: "
+            'candidates="random", or a number of pairs.'
+        )
 
 
 def pair_candidates(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from jaxtyping import Float
 from tercet.designs.roots import symmetric_root
 from tercet.inference.rewards import RewardGaussian
 from tercet.models._inputs import as_pairs
-from tercet.models.data import Items, check_in_memory
+from tercet.models.data import Items
 from tercet.models.embeddings import Embeddings
 from tercet.models.linear_form import design_rows
+from tercet.models.projection import near_mean, over_blocks, scatter_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +43,14 @@ def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[n
     """
     features = rewards.features
     size = len(rewards.mean)
-    assert not isinstance(features, Embeddings)
     if isinstance(target, str):
         if target != "in-prompt":
             raise ValueError(f'target must be None, "in-prompt", Items or pairs [t, 2], got {target!r}.')
-        return _within_prompts(features, items)
+        return _of_prompts(features, items)
     if isinstance(target, Items):
         if features is None or target.features.shape[1] != features.shape[1]:
             raise ValueError("target items need the same features as the items of the fit (projected alike).")
-        check_in_memory(target)
-        return _spread(np.asarray(target.features, np.float64), len(target))
+        return _spread(target.features, len(target))
     if target is None:
         return _spread(features, size)
     pairs = as_pairs(target, size)
@@ -61,15 +60,15 @@ def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[n
     return rows.gram(np.full(len(pairs), 1.0 / len(pairs)))
 
 
-def _spread(features: np.ndarray | None, size: int) -> np.ndarray:
+def _spread(features: np.ndarray | Embeddings | None, size: int) -> np.ndarray:
     if size < 2:
         raise ValueError("a target set needs at least two items: a single item has no reward difference.")
     if features is None:
         return 2.0 * (np.eye(size) * size - 1.0) / (size - 1) / size
-    return 2.0 * np.atleast_2d(np.cov(features, rowvar=False))
+    return 2.0 * scatter_of(features)[1] / (size - 1)
 
 
-def _within_prompts(features: np.ndarray | None, items: Items) -> np.ndarray:
+def _of_prompts(features: np.ndarray | Embeddings | None, items: Items) -> np.ndarray:
     if items.prompt is None:
         raise ValueError('target="in-prompt" needs Items(..., prompt=...), the prompt of each item.')
     counts = np.bincount(items.prompt)
@@ -77,8 +76,26 @@ def _within_prompts(features: np.ndarray | None, items: Items) -> np.ndarray:
     if not pairs.sum():
         raise ValueError('target="in-prompt" needs at least one prompt with two items.')
     rows = np.eye(len(items)) if features is None else features
-    # Sum over pairs of one prompt of d d' is n_p times its scatter matrix about its own mean.
+    return within_prompts(rows, items.prompt) / pairs.sum()
+
+
+def within_prompts(rows: np.ndarray | Embeddings, prompt: np.ndarray) -> Float[np.ndarray, "p p"]:
+    """Sum of d d' over all pairs of items of one prompt."""
+    counts = np.bincount(prompt)
+    # Sum over pairs of one prompt of d d' is n_p sum x x' - s s' with s = sum x, about whatever point.
+    parts = over_blocks(rows, partial(_by_prompt, near_mean(rows), counts), prompt)
     sums = np.zeros((len(counts), rows.shape[1]))
-    np.add.at(sums, items.prompt, rows)
-    centred = rows - (sums / np.maximum(counts, 1)[:, None])[items.prompt]
-    return (centred * counts[items.prompt][:, None]).T @ centred / pairs.sum()
+    for prompts, own, _ in parts:
+        sums[prompts] += own
+    return np.sum([gram for *_, gram in parts], axis=0) - sums.T @ sums
+
+
+def _by_prompt(
+    shift: np.ndarray, counts: np.ndarray, rows: np.ndarray, prompt: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The prompts of some rows, the sum of the rows of each, and the sum of n_p x x' over all of them."""
+    centred = rows - shift
+    prompts, place = np.unique(prompt, return_inverse=True)
+    sums = np.zeros((len(prompts), centred.shape[1]))
+    np.add.at(sums, place, centred)
+    return prompts, sums, (centred * counts[prompt][:, None]).T @ centred

@@ -15,6 +15,7 @@ from tercet.inference.posterior import Posterior
 from tercet.inference.rewards import as_items, reward_gaussian
 from tercet.models._inputs import as_generator, as_pairs
 from tercet.models.data import Items
+from tercet.models.embeddings import Embeddings
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,12 @@ def targeted_pool(candidates: PairCandidates, posterior: Posterior, target: Any,
     pool = candidates.pool(posterior, target)
     items, pairs = target_pairs(candidates.items, target, n, key)
     rewards = pool.rewards
-    if items is not candidates.items:
-        rewards = reward_gaussian(posterior, as_items(posterior, items))
+    if items is not candidates.items or len(pool.items) < len(items):
+        of_target = as_items(posterior, items)
+        if isinstance(of_target.features, Embeddings):
+            used, codes = np.unique(pairs, return_inverse=True)
+            of_target, pairs = of_target.loaded(used), codes.reshape(-1, 2)
+        rewards = reward_gaussian(posterior, of_target)
     known = {field.name: getattr(pool, field.name) for field in fields(pool)}
     if rewards.features is None:
         rows, order = np.zeros((len(pairs), len(rewards.mean))), np.arange(len(pairs))

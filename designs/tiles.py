@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,12 +23,14 @@ class TileScore(NamedTuple):
 
     Attributes
     ----------
-    items : arrays [n, ...] by name
+    numbers : array [n, c], NumPy or Dask
+    columns : name and width of consecutive columns of it (0: one column, handed on as a vector)
     function : two dicts of blocks of them [a, ...], [b, ...] in, scores [a, b] out; symmetric in the two items
     slack : by how much a score may be wrong, rounding included; 0 or more
     """
 
-    items: dict[str, np.ndarray]
+    numbers: Any
+    columns: tuple[tuple[str, int], ...]
     function: Callable[[dict[str, Any], dict[str, Any]], Any]
     slack: float
 
@@ -41,6 +43,45 @@ class Leaders(NamedTuple):
     rest: float
 
 
+class Search(NamedTuple):
+    """What is sought: the n best by a score among pairs of `size` items.
+
+    Attributes
+    ----------
+    columns, function, slack : of the score
+    n, size : how many pairs, of how many items
+    out : codes of pairs that are left out
+    """
+
+    columns: tuple[tuple[str, int], ...]
+    function: Callable[[dict[str, Any], dict[str, Any]], Any]
+    slack: float
+    n: int
+    size: int
+    out: Int[np.ndarray, " x"]
+
+
+class Block(NamedTuple):
+    """Numbers [b, c] of consecutive items from `start` on, and the prompts [b] of which no two may meet (if any)."""
+
+    start: int
+    numbers: np.ndarray
+    prompt: np.ndarray | None
+
+
+class Found(NamedTuple):
+    """Codes and scores of pairs that may be among the n best, and a floor below which none is."""
+
+    codes: Int[np.ndarray, " k"]
+    scores: Float[np.ndarray, " k"]
+    floor: float
+
+    @classmethod
+    def nothing(cls, floor: float = -np.inf) -> Found:
+        """No pair yet; the floor may be known."""
+        return cls(np.empty(0, np.int64), np.empty(0), floor)
+
+
 def leading_pairs(
     score: TileScore,
     n: int,
@@ -50,42 +91,62 @@ def leading_pairs(
     """Every pair that may be among the n best: the n best scores, and whatever is within twice the slack of them.
 
     N (N - 1) / 2 pairs in N^2 / 2 / TILE^2 tiles, each one compiled product and one comparison with the floor, the n-th
-    best score so far less twice the slack.
+    best score so far less twice the slack. `tercet.designs.dask_tiles` does the same in tasks of Dask.
 
     Parameters
     ----------
-    score : TileScore
+    score : TileScore of a NumPy array
     n : at least 1
     prompt : int array [N], optional: pairs of one prompt are left out
     exclude : pairs that are left out, either way round
     """
-    size = len(next(iter(score.items.values())))
+    search = search_for(score, n, exclude)
+    whole = Block(0, score.numbers, prompt)
+    return leaders(search, scan(search, Found.nothing(), whole, whole))
+
+
+def search_for(score: TileScore, n: int, exclude: Int[np.ndarray, "x 2"] | None) -> Search:
+    """What is sought, without the numbers of the items."""
+    size = int(score.numbers.shape[0])
     out = np.empty(0, np.int64) if exclude is None else np.unique(pair_code(exclude, size))
-    code, values, floor = np.empty(0, np.int64), np.empty(0), -np.inf
-    for left, right, scores, top in _tiles(score, size, prompt):
-        if top <= floor:
-            continue
-        place, floor = _above(scores, floor, n + len(out), score.slack)
-        new = pair_code(np.stack([left + place // len(scores), right + place % len(scores)], axis=1), size)
-        free = ~np.isin(new, out)
-        code, values = np.append(code, new[free]), np.append(values, scores.reshape(-1)[place][free])
-        if len(values) > max(KEPT, 4 * n):
-            code, values, floor = _raised(code, values, n, score.slack, floor)
-    code, values, floor = _raised(code, values, n, score.slack, floor)
-    order = np.lexsort((code, -values))
-    pairs = np.stack([code[order] // size, code[order] % size], axis=1)
-    return Leaders(pairs, values[order], floor + score.slack if np.isfinite(floor) else -np.inf)
+    return Search(score.columns, score.function, score.slack, n, size, out)
 
 
-def _tiles(score: TileScore, size: int, prompt: np.ndarray | None) -> Iterator[tuple[int, int, np.ndarray, float]]:
-    """First item of each side of a tile, its scores (minus infinity where they do not count) and the best of them."""
-    side = min(TILE, size)
-    starts = range(0, size, side)
-    blocks = [_block(score.items, prompt, start, side, size) for start in starts]
-    places = [(i, j) for i in range(len(starts)) for j in range(i, len(starts))]
-    for i, j in places:
-        scores, top = _tile(score.function, prompt is not None, blocks[i], blocks[j])
-        yield starts[i], starts[j], np.asarray(scores), float(top)
+def scan(search: Search, so_far: Found, left: Block, right: Block) -> Found:
+    """What was found so far and the best pairs of an item of one block with a later item of the other."""
+    (codes, scores, floor), n, slack = so_far, search.n, search.slack
+    across = left.prompt is not None
+    rows = _tiles_of(search, left)
+    columns = rows if right is left else _tiles_of(search, right)
+    for start, above in rows:
+        for other, beside in columns:
+            if other < start:
+                continue
+            tile, top = _tile(search.function, across, above, beside)
+            if float(top) <= floor:
+                continue
+            tile = np.asarray(tile)
+            place, floor = _above(tile, floor, n + len(search.out), slack)
+            new = pair_code(np.stack([start + place // len(tile), other + place % len(tile)], axis=1), search.size)
+            free = ~np.isin(new, search.out)
+            codes, scores = np.append(codes, new[free]), np.append(scores, tile.reshape(-1)[place][free])
+            if len(scores) > max(KEPT, 4 * n):
+                codes, scores, floor = _raised(search, codes, scores, floor)
+    return _raised(search, codes, scores, floor)
+
+
+def merged(search: Search, parts: Sequence[Found]) -> Found:
+    """What was found in several places, together."""
+    codes, scores = np.concatenate([part.codes for part in parts]), np.concatenate([part.scores for part in parts])
+    return _raised(search, codes, scores, max(part.floor for part in parts))
+
+
+def leaders(search: Search, found: Found) -> Leaders:
+    """The pairs found, best first (ties: the first pair)."""
+    codes, scores, floor = found
+    order = np.lexsort((codes, -scores))
+    pairs = np.stack([codes[order] // search.size, codes[order] % search.size], axis=1)
+    return Leaders(pairs, scores[order], floor + search.slack if np.isfinite(floor) else -np.inf)
 
 
 def _above(scores: np.ndarray, floor: float, most: int, slack: float) -> tuple[np.ndarray, float]:
@@ -96,16 +157,27 @@ def _above(scores: np.ndarray, floor: float, most: int, slack: float) -> tuple[n
     return np.flatnonzero((flat >= floor) & np.isfinite(flat)), floor
 
 
-def _block(items: dict[str, np.ndarray], prompt: np.ndarray | None, start: int, side: int, size: int) -> dict[str, Any]:
-    """One block of items on the device, filled up to the side of a tile; each knows its place."""
-    rows = np.minimum(np.arange(start, start + side), size - 1)
-    block = {name: jnp.asarray(array[rows]) for name, array in items.items()}
-    place = jnp.asarray(np.where(np.arange(start, start + side) < size, np.arange(start, start + side), -1))
-    return block | {"place": place, "prompt": jnp.asarray(np.zeros(side, int) if prompt is None else prompt[rows])}
+def _tiles_of(search: Search, block: Block) -> list[tuple[int, dict[str, Any]]]:
+    """First items of the tiles on a side of a block, and their numbers on the device."""
+    side = min(TILE, search.size)
+    return [(block.start + at, _on_device(search, block, at, side)) for at in range(0, len(block.numbers), side)]
+
+
+def _on_device(search: Search, block: Block, start: int, side: int) -> dict[str, Any]:
+    """The numbers of one tile's items, filled up to its side; each item knows its place."""
+    place = np.arange(start, start + side)
+    rows = np.minimum(place, len(block.numbers) - 1)
+    numbers, known, column = block.numbers[rows], {}, 0
+    for name, width in search.columns:
+        known[name] = jnp.asarray(numbers[:, column : column + width] if width else numbers[:, column])
+        column += max(1, width)
+    known["place"] = jnp.asarray(np.where(place < len(block.numbers), block.start + place, -1))
+    return known | {"prompt": jnp.asarray(rows if block.prompt is None else block.prompt[rows])}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _tile(function: Any, across: bool, left: dict[str, Any], right: dict[str, Any]) -> tuple[Any, Any]:
+    """Scores of a tile, minus infinity where they do not count, and the best of them."""
     scores = function(left, right)
     kept = (left["place"][:, None] < right["place"]) & (left["place"][:, None] >= 0)
     if across:
@@ -114,10 +186,11 @@ def _tile(function: Any, across: bool, left: dict[str, Any], right: dict[str, An
     return scores, jnp.max(scores)
 
 
-def _raised(
-    code: np.ndarray, values: np.ndarray, n: int, slack: float, floor: float
-) -> tuple[np.ndarray, np.ndarray, float]:
+def _raised(search: Search, codes: np.ndarray, scores: np.ndarray, floor: float) -> Found:
     """Those that may be among the n best, and a floor below which there are none."""
-    if len(values) >= n:
-        floor = max(floor, float(np.partition(values, len(values) - n)[len(values) - n]) - 2.0 * slack)
-    return code[values >= floor], values[values >= floor], floor
+    if len(scores) >= search.n:
+        floor = max(
+            floor, float(np.partition(scores, len(scores) - search.n)[len(scores) - search.n]) - 2.0 * search.slack
+        )
+    kept = scores >= floor
+    return Found(codes[kept], scores[kept], floor)

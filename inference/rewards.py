@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from tercet.models.data import Comparisons, Items, replace_features
 from tercet.models.embeddings import Embeddings, map_features
 from tercet.models.mlp_head import HiddenFeatures
 from tercet.models.preferences import ComparisonModel
-from tercet.models.projection import FeatureMap, blocks_of
+from tercet.models.projection import FeatureMap, blocks_of, over_blocks
 from tercet.models.reward_heads import AbilityHead, LinearInParameters
 
 WIDE = 2048  # pairs whose whitened differences are held at once, in a core's cache
@@ -62,7 +62,7 @@ class RewardGaussian:
         if isinstance(self.features, Embeddings):
             raise ValueError(
                 f"the features of these {len(self.mean):,} items are on disk, and this question holds all of them in "
-                "memory; ask it of some items, Items(items.take(positions).features[:])."
+                "memory; ask it of some items, items.loaded(positions)."
             )
         return self.root if self.features is None else self.features @ self.root
 
@@ -71,8 +71,7 @@ class RewardGaussian:
         """Variance of each reward."""
         if not isinstance(self.features, Embeddings):
             return np.einsum("ij,ij->i", self.whitened, self.whitened)
-        blocks = (block @ self.root for _, block in self.features.blocks())
-        return np.concatenate([np.einsum("ij,ij->i", block, block) for block in blocks])
+        return np.concatenate(over_blocks(self.features, partial(_squared_norms, self.root)))
 
     def difference(self, pairs: Int[np.ndarray, "m 2"], order: bool = False) -> Moments:
         """Mean and variance of r(first) - r(second) (plus the order effect where asked)."""
@@ -146,8 +145,17 @@ def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGau
         )
     if features is None:
         return RewardGaussian(None, center, root, order)
-    mean = np.concatenate([block @ center for _, block in blocks_of(features)])
+    mean = np.concatenate(over_blocks(features, partial(_levels, center)))
     return RewardGaussian(features, mean, root, order)
+
+
+def _levels(weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return rows @ weights
+
+
+def _squared_norms(root: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    whitened = rows @ root
+    return np.einsum("ij,ij->i", whitened, whitened)
 
 
 def _moments_of_draws(posterior: Posterior, model: ComparisonModel, items: Items) -> RewardGaussian:

@@ -23,6 +23,7 @@ from tercet.models._inputs import (
     same_length,
 )
 from tercet.models._pytree import pytree
+from tercet.models.dask_features import is_dask, open_dask
 from tercet.models.embeddings import Embeddings, map_features
 from tercet.models.projection import FeatureMap, Projection, fit_projection
 
@@ -56,9 +57,10 @@ class Items:
 
     Parameters
     ----------
-    features : array [n, d], or Embeddings
+    features : array [n, d], Dask array [n, d], or Embeddings
         Frozen embeddings or any covariates, without missing values. Half precision becomes single. What is too large
-        for memory stays on disk: `open_embeddings`.
+        for memory stays on disk (`open_embeddings`) or in its Dask array, and becomes Embeddings: read block by block
+        when it is needed, checked when it is read.
     ids : sequence of n unique names, optional
         Become the coordinates of ArviZ output and the rows of tables.
     prompt : int or str array [n], optional
@@ -87,7 +89,8 @@ class Items:
         prompt: ArrayLike | None = None,
         projection: FeatureMap | None = None,
     ) -> None:
-        array = features if isinstance(features, Embeddings) else as_floats("features", features, 2)
+        streamed = open_dask(features) if is_dask(features) else features
+        array = streamed if isinstance(streamed, Embeddings) else as_floats("features", streamed, 2)
         prompt = array.prompt if prompt is None and isinstance(array, Embeddings) else prompt
         codes = None if prompt is None else np.unique(np.asarray(prompt), return_inverse=True)[1].reshape(-1)
         same_length(features=array, prompt=codes)
@@ -127,6 +130,11 @@ class Items:
             prompt=None if self.prompt is None else self.prompt[index],
             projection=self.projection,
         )
+
+    def loaded(self, positions: ArrayLike) -> Items:
+        """The items at these positions with their features in memory, read where they were not."""
+        taken = self.take(positions)
+        return replace_features(taken, taken.features[:], self.projection)
 
 
 def project(items: Items, components: int | Projection | None) -> Items:
@@ -313,12 +321,12 @@ def check_compared(items: Items, comparisons: Comparisons) -> None:
 
 
 def check_in_memory(items: Items) -> None:
-    """Raise where features are on disk and a NumPyro model wants all of them at once."""
+    """Raise where features are on disk, or in a Dask array, and a NumPyro model wants all of them at once."""
     if isinstance(items.features, Embeddings):
         raise ValueError(
-            f"these {len(items):,} items have their features on disk: they are read by laplace (linear heads, and "
-            "networks), ensemble, reward, reward_difference and win_probability. For other questions (nuts, svi, log "
-            "likelihoods, designs) load what is needed: Items(items.take(positions).features[:])."
+            f"these {len(items):,} items have their features on disk (or in a Dask array): they are read by laplace "
+            "(linear heads, and networks), ensemble, reward, reward_difference, win_probability and select_pairs. For "
+            "other questions (nuts, svi, log likelihoods) load what is needed: items.loaded(positions)."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from tercet.models.projection import FeatureMap
 BLOCK_BYTES = 2**25
 """Size of the blocks that are read, in bytes of 64-bit numbers: 32 MB."""
 
+NEAR = 1024  # rows whose mean stands near that of all
+
 Fetch = Callable[[Any], np.ndarray]
 """From increasing rows of the storage (a slice, or an int array) to numbers [k, d]."""
 
@@ -26,7 +28,8 @@ Fetch = Callable[[Any], np.ndarray]
 class Embeddings:
     """Features [n, d] that stay where they are stored; made by `open_embeddings`, given to `Items` as its features.
 
-    Reading `embeddings[rows]` gives an array, checked: no NaN, and the file is the one that was opened.
+    Reading `embeddings[rows]` gives an array, checked: no NaN, and the file is the one that was opened. `over_blocks`
+    goes through all rows: of files one block after the other, of a Dask array in its tasks.
 
     Attributes
     ----------
@@ -36,6 +39,7 @@ class Embeddings:
     grid : prompts and responses a prompt, where the storage has three dimensions
     maps : feature maps that rows go through once read
     stamp : file, its size and its time of change when it was opened
+    chunked : the Dask array that the rows are in (None: no Dask array)
     """
 
     fetch: Fetch
@@ -44,6 +48,7 @@ class Embeddings:
     grid: tuple[int, int] | None = None
     maps: tuple[FeatureMap, ...] = ()
     stamp: tuple[str, int, int] | None = None
+    chunked: Any = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,20 +71,28 @@ class Embeddings:
         values = np.asarray(self.fetch(slice(int(unique[0]), int(unique[-1]) + 1) if contiguous else unique))
         if values.shape != (len(unique), self.width):
             raise ValueError(f"{self._name} gave {values.shape} where {(len(unique), self.width)} was asked for.")
-        if values.dtype.itemsize < 4 or values.dtype.kind != "f":
-            values = values.astype(np.float32 if values.dtype.kind == "f" else np.float64)
-        check_finite(f"{self._name}, rows {unique[0]} to {unique[-1]},", values)
-        values = values if len(unique) == len(wanted) and (place[1:] > place[:-1]).all() else values[place]
-        for feature_map in self.maps:
-            values = feature_map.apply(values)
-        return values
+        ordered = len(unique) == len(wanted) and (place[1:] > place[:-1]).all()
+        rows = prepared(f"{self._name}, rows {unique[0]} to {unique[-1]},", values, self.maps)
+        return rows if ordered else rows[place]
 
     def blocks(self) -> Iterator[tuple[slice, Float[np.ndarray, "k d"]]]:
         """All rows in order, about 32 MB at a time."""
-        step = max(1, BLOCK_BYTES // (8 * self.width))
-        for start in range(0, len(self), step):
-            block = slice(start, min(start + step, len(self)))
+        for start in range(0, len(self), self._step):
+            block = slice(start, min(start + self._step, len(self)))
             yield block, self[block]
+
+    def over_blocks(self, function: Callable[..., Any], *of_rows: np.ndarray) -> list[Any]:
+        """Results of function(features [k, d], what each of `of_rows` [n] holds for them), all rows in order.
+
+        Of a Dask array this happens in the tasks of its chunks: `function` and its results can be pickled.
+        """
+        if self.chunked is None:
+            return [function(values, *(each[block] for each in of_rows)) for block, values in self.blocks()]
+        import dask
+
+        from tercet.models.dask_features import over_chunks
+
+        return list(dask.compute(*over_chunks(self, function, *of_rows)))
 
     def take(self, positions: Any) -> Embeddings:
         """The items at these positions (int or boolean array), still on disk."""
@@ -90,18 +103,26 @@ class Embeddings:
         return replace(self, maps=(*self.maps, feature_map))
 
     @cached_property
+    def near_mean(self) -> Float[np.ndarray, " d"]:
+        """Mean of the first rows, which stands near that of all."""
+        return self[: min(NEAR, self._step)].mean(axis=0, dtype=np.float64)
+
+    @cached_property
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance [d] of the features, in one pass (about the mean of the first block)."""
-        shift = next(self.blocks())[1].mean(axis=0, dtype=np.float64)
-        first, second = np.zeros(len(shift)), np.zeros(len(shift))
-        for _, values in self.blocks():
-            centred = values - shift
-            first += centred.sum(axis=0) / len(self)
-            second += np.square(centred).sum(axis=0) / len(self)
+        """Mean and variance [d] of the features, in one pass (about a point near the mean)."""
+        shift = self.near_mean
+        first, second = sum(self.over_blocks(partial(_sums, shift))) / len(self)
         return shift + first, second - np.square(first)
 
     @property
+    def _step(self) -> int:
+        """Rows of a block."""
+        return max(1, BLOCK_BYTES // (8 * self.width))
+
+    @property
     def _name(self) -> str:
+        if self.chunked is not None:
+            return "the Dask array"
         return "the embeddings" if self.stamp is None else self.stamp[0]
 
     def _check_unchanged(self) -> None:
@@ -112,6 +133,21 @@ class Embeddings:
         if now is None or (now.st_size, now.st_mtime_ns) != (size, changed):
             state = "is gone" if now is None else f"has changed ({size:,} bytes when opened, {now.st_size:,} now)"
             raise ValueError(f"{name} {state}; open it again with open_embeddings, and fit again what it was used for.")
+
+
+def prepared(name: str, values: np.ndarray, maps: tuple[FeatureMap, ...]) -> Float[np.ndarray, "k d"]:
+    """Rows as they were read: checked, in 32 or 64 bit, and through the maps."""
+    if values.dtype.itemsize < 4 or values.dtype.kind != "f":
+        values = values.astype(np.float32 if values.dtype.kind == "f" else np.float64)
+    check_finite(name, values)
+    for feature_map in maps:
+        values = feature_map.apply(values)
+    return values
+
+
+def _sums(shift: np.ndarray, rows: np.ndarray) -> Float[np.ndarray, "2 d"]:
+    centred = rows - shift
+    return np.stack([centred.sum(axis=0), np.square(centred).sum(axis=0)])
 
 
 def open_embeddings(source: Any, *, name: str | None = None, axes: str | None = None) -> Embeddings:

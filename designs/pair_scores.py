@@ -1,0 +1,96 @@
+"""All pairs of items, and scores of them in tiles: from features, wherever these are, to the best pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from tercet.designs.pool import PairPool
+from tercet.designs.tiles import Leaders, TileScore, leading_pairs
+from tercet.models.data import Items
+from tercet.models.embeddings import Embeddings
+from tercet.models.projection import near_mean, over_blocks
+
+ROUNDING = 200.0 * float(np.finfo(np.float32).eps)  # of a score in 32 bit, as a share of the largest there can be
+
+
+@dataclass(frozen=True, eq=False)
+class AllPairs:
+    """All pairs of n items, less those of one prompt (`across`) and those excluded [x, 2]."""
+
+    items: Items
+    across: bool = False
+    exclude: np.ndarray | None = None
+
+    @property
+    def prompt(self) -> np.ndarray | None:
+        """Prompt of each item, where pairs of one prompt are left out."""
+        return self.items.prompt if self.across else None
+
+    def leading(self, score: TileScore, n: int) -> Leaders:
+        """Every one of these pairs that may be among the n best, in one pass of tiles."""
+        if isinstance(score.numbers, np.ndarray):
+            return leading_pairs(score, n, self.prompt, self.exclude)
+        from tercet.designs.dask_tiles import leading_pairs_by_tasks
+
+        return leading_pairs_by_tasks(score, n, self.prompt, self.exclude)
+
+
+def tile_score(pool: PairPool, function: Any, roots: dict[str, np.ndarray], most: float) -> TileScore:
+    """A score of the levels of items and of their rows x root.
+
+    Parameters
+    ----------
+    pool : any pool of these items
+    function : of two dicts of blocks: "mean", then each name of `roots`, and its squared norm as "name squared"
+    roots : matrices [p, k] by name
+    most : what the score cannot exceed, as a multiple of the largest entry of its last column
+    """
+    features, mean = pool.rewards.features, pool.rewards.mean
+    level = (mean - mean.mean()).astype(np.float32)
+    columns = [("mean", 0)] + [
+        part for name, root in roots.items() for part in ((name, root.shape[1]), (f"{name} squared", 0))
+    ]
+    width = sum(max(1, size) for _, size in columns)
+    matrices = tuple(roots.values())
+    if features is None:
+        numbers: Any = _item_numbers(matrices, tuple(root.mean(axis=0) for root in matrices), None, level)
+    else:
+        center = near_mean(features)
+        of_block = partial(_item_numbers, matrices, tuple(center @ root for root in matrices))
+        if isinstance(features, Embeddings) and features.chunked is not None:
+            from tercet.models.dask_features import rows_by_chunk
+
+            numbers = rows_by_chunk(features, of_block, width, level).persist()  # where the chunks are
+        else:
+            numbers = np.concatenate(over_blocks(features, of_block, level))
+    return TileScore(numbers, tuple(columns), function, ROUNDING * most * float(abs(numbers[:, -1]).max()))
+
+
+def _item_numbers(
+    roots: tuple[np.ndarray, ...], shifts: tuple[np.ndarray, ...], features: np.ndarray | None, level: np.ndarray
+) -> Float[np.ndarray, "n c"]:
+    """In 32 bit: the level of each item, then x root - shift and its square for every root; x = identity if None.
+
+    Shifts are rows near the mean: the differences are the same, and 32 bit lose nothing to what all items share.
+    """
+    numbers = np.empty((len(level), 1 + sum(root.shape[1] + 1 for root in roots)), np.float32)
+    numbers[:, 0], column = level, 1
+    for root, shift in zip(roots, shifts, strict=True):
+        rows = (root if features is None else features @ root) - shift
+        numbers[:, column : column + rows.shape[1]] = rows
+        column += rows.shape[1] + 1
+        numbers[:, column - 1] = np.square(rows).sum(axis=1)
+    return numbers
+
+
+def distance(name: str, left: dict[str, Any], right: dict[str, Any]) -> Any:
+    """Squared distances |row_i - row_j|^2 of a tile, the rows of this name."""
+    crossed = left[name] @ right[name].T
+    squares = left[f"{name} squared"][:, None] + right[f"{name} squared"]
+    return jnp.maximum(squares - 2.0 * crossed, 0.0)
