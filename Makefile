@@ -69,6 +69,7 @@ bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/rewards.py --smoke
 	$(BIN)/python benchmarks/dask_pairs.py --smoke
 	$(BIN)/python benchmarks/pointwise_study.py --smoke
+	$(BIN)/python benchmarks/design_study.py --smoke
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python notebooks/execute.py $(ARGS)

@@ -61,35 +61,25 @@ class Greedy(Criterion, abc.ABC):
         pool, covariance, q, c, v = state
         u = covariance @ pool.row(index)
         g = sign * v[index] / (1.0 + sign * v[index] * q[index])
-        along_u, next_q, next_c = pool.levels(u), np.empty_like(q), np.empty_like(c)
-        if self.targeted:
-            su = self._toward(pool, u)
-            along_y, bend = pool.levels(covariance @ su), 0.5 * g * (u @ su)
-
-        def move(part: slice) -> None:  # in place: a million candidates are memory traffic
-            t = pool.along(along_u, part)
-            if self.targeted:
-                y = pool.along(along_y, part)
-                y -= bend * t
-                y *= t
-                y *= 2.0 * g
-                np.maximum(np.subtract(c[part], y, out=y), 0.0, out=next_c[part])
-            t *= t
-            t *= g
-            np.maximum(np.subtract(q[part], t, out=t), 0.0, out=next_q[part])
-
-        in_blocks(move, len(q))
-        return GreedyState(pool, covariance - g * np.outer(u, u), next_q, next_c, v)
+        su = self._toward(pool, u) if self.targeted else u
+        step = _Step(
+            g, 0.5 * g * float(u @ su), pool.levels(u), pool.levels(covariance @ su) if self.targeted else None
+        )
+        after = GreedyState(pool, covariance - g * np.outer(u, u), np.empty_like(q), np.empty_like(c), v)
+        in_blocks(lambda part: _move(state, after, step, part), len(q))
+        return after
 
     def choose(self, state: GreedyState, free: np.ndarray, price: np.ndarray | None) -> tuple[int, float] | None:
-        def best(part: slice) -> tuple[float, int]:
-            worth = self._order(state, part) if price is None else self.gains(state, part) / price[part]
-            worth[~free[part]] = -np.inf
-            place = int(worth.argmax())
-            return float(worth[place]), -(part.start + place)
-
-        index = -max(in_blocks(best, len(free)))[1]
+        best = in_blocks(lambda part: self._best(state, free, price, part), len(free))
+        index = -max(best)[1]
         return index, self.gain_of(state, index)
+
+    def _best(self, state: GreedyState, free: np.ndarray, price: np.ndarray | None, part: slice) -> tuple[float, int]:
+        """The worth of the best free candidate of a part, and minus its place: of equals the first is the largest."""
+        worth = self._order(state, part) if price is None else self.gains(state, part) / price[part]
+        worth[~free[part]] = -np.inf
+        place = int(worth.argmax())
+        return float(worth[place]), -(part.start + place)
 
     def gain_of(self, state: GreedyState, index: int) -> float:
         return float(self.gains(state, slice(index, index + 1))[0])
@@ -104,6 +94,30 @@ class Greedy(Criterion, abc.ABC):
     def _order(self, state: GreedyState, part: slice) -> np.ndarray:
         """A new array [b] that grows with the gain."""
         return self.gains(state, part)
+
+
+class _Step(NamedTuple):
+    """What takes the candidates from one state to the next: g, g u'S u / 2, and the levels of u and of A S u."""
+
+    g: float
+    bend: float
+    along_u: np.ndarray
+    along_y: np.ndarray | None
+
+
+# Not inside `moved`: type checks of tests would be made anew for each pick.
+def _move(before: GreedyState, after: GreedyState, step: _Step, part: slice) -> None:
+    """Fill q and c of a part of the candidates, in place: a million candidates are memory traffic."""
+    t = before.pool.along(step.along_u, part)
+    if step.along_y is not None:
+        y = before.pool.along(step.along_y, part)
+        y -= step.bend * t
+        y *= t
+        y *= 2.0 * step.g
+        np.maximum(np.subtract(before.c[part], y, out=y), 0.0, out=after.c[part])
+    t *= t
+    t *= step.g
+    np.maximum(np.subtract(before.q[part], t, out=t), 0.0, out=after.q[part])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from tercet.designs.contract import LinearPool
 from tercet.designs.target_moments import SecondMoment
-from tercet.inference.rewards import WIDE, Moments, RewardGaussian
+from tercet.inference.rewards import Moments, RewardGaussian, squared_gaps
 from tercet.models._blocks import in_blocks
 from tercet.models.data import Items
 from tercet.models.linear_form import design_rows
@@ -100,13 +100,13 @@ class PairPool(LinearPool):
     def expected_information(self) -> Float[np.ndarray, " m"]:
         """Information of one answer averaged over the posterior of its logit."""
         mean, variance = self.difference
+        blocks = in_blocks(lambda part: self._averaged_information(mean[part], variance[part]), len(self))
+        return np.concatenate([np.empty(0), *blocks])
 
-        def averaged(part: slice) -> np.ndarray:
-            if self.model.link is not None:
-                return self.model.link.integrate_information(mean[part], variance[part])
-            return gauss_hermite(lambda r: self.model.information(r, self.sites), mean[part], variance[part])
-
-        return np.concatenate([np.empty(0), *in_blocks(averaged, len(self))])
+    def _averaged_information(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        if self.model.link is not None:
+            return self.model.link.integrate_information(mean, variance)
+        return gauss_hermite(lambda r: self.model.information(r, self.sites), mean, variance)
 
     @property
     def expected_outcome(self) -> Float[np.ndarray, " m"]:
@@ -137,14 +137,15 @@ class PairPool(LinearPool):
         """Products x . direction of the items; for the order effect, an entry more."""
         own = direction[:-1] if self.rewards.order is not None else direction
         features = self.rewards.features
-        levels = own if features is None else features @ own
+        # Not `@`: threads of BLAS go on spinning after a product this short, and take the cores from `in_blocks`.
+        levels = own if features is None else np.einsum("ij,j->i", np.asarray(features), own)
         return levels if self.rewards.order is None else np.append(levels, direction[-1])
 
     def along(self, levels: np.ndarray, part: slice = slice(None)) -> Float[np.ndarray, " b"]:
         """Product d . direction for the candidates of a part, d = x_first - x_second (then 1 for the order effect)."""
         first, second = self.ends
-        along = levels[first[part]]
-        along -= levels[second[part]]
+        along = levels.take(first[part], mode="clip")  # no index is out of range: do not look
+        along -= levels.take(second[part], mode="clip")
         return along if self.rewards.order is None else along + levels[-1]
 
     def row(self, index: int) -> Float[np.ndarray, " p"]:
@@ -164,16 +165,7 @@ class PairPool(LinearPool):
         own, shift = (root[:-1], root[-1]) if ordered else (root, 0.0)
         features = self.rewards.features
         whitened = own if features is None else features @ own
-        first, second = self.ends
-
-        def norms(part: slice) -> np.ndarray:
-            gap = whitened[first[part]]
-            gap -= whitened[second[part]]
-            if ordered:
-                gap += shift
-            return np.einsum("ij,ij->i", gap, gap)
-
-        return np.concatenate([np.empty(0), *in_blocks(norms, len(self), WIDE)])
+        return squared_gaps(whitened, *self.ends, shift)
 
     def pull(self, weights: np.ndarray) -> Float[np.ndarray, " p"]:
         """Sum over the candidates of weight d."""

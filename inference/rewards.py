@@ -79,15 +79,19 @@ class RewardGaussian:
         shift = self.order[1] if order and self.order is not None else 0.0
         if order and self.order is not None:
             mean = mean + self.order[0]
-        whitened = self.whitened
+        return Moments(mean, squared_gaps(self.whitened, pairs[:, 0], pairs[:, 1], shift))
 
-        def variance(part: slice) -> np.ndarray:
-            gap = whitened[pairs[part, 0]]
-            gap -= whitened[pairs[part, 1]]
-            gap += shift
-            return np.einsum("ij,ij->i", gap, gap)
 
-        return Moments(mean, np.concatenate([np.empty(0), *in_blocks(variance, len(pairs), WIDE)]))
+def squared_gaps(rows: np.ndarray, first: np.ndarray, second: np.ndarray, shift: Any = 0.0) -> Float[np.ndarray, " m"]:
+    """|rows[first] - rows[second] + shift|^2, a few pairs at a time."""
+    blocks = in_blocks(lambda part: _squared_gaps(rows[first[part]], rows[second[part]], shift), len(first), WIDE)
+    return np.concatenate([np.empty(0), *blocks])
+
+
+def _squared_gaps(gap: np.ndarray, second: np.ndarray, shift: Any) -> np.ndarray:
+    gap -= second
+    gap += shift
+    return np.einsum("ij,ij->i", gap, gap)
 
 
 def comparison_model(posterior: Any) -> ComparisonModel:

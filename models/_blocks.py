@@ -16,11 +16,14 @@ T = TypeVar("T")
 def in_blocks(work: Callable[[slice], T], size: int, block: int = BLOCK) -> list[T]:
     """`work` on every block of `size` candidates, in order.
 
-    NumPy lets go of the interpreter in its loops, so that threads share the work; each block is computed alone, and the
-    numbers are those of one block after the other.
+    NumPy lets go of the interpreter in its loops, so that threads share the work, a run of blocks each; every block is
+    computed alone, and the numbers are those of one block after the other.
     """
     parts = [slice(start, min(start + block, size)) for start in range(0, size, block)]
-    if size < SERIAL:
+    if size < SERIAL or (cores := os.cpu_count() or 1) == 1:
         return [work(part) for part in parts]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(work, parts))
+    share = -(-len(parts) // cores)
+    runs = [parts[start : start + share] for start in range(0, len(parts), share)]
+    with ThreadPoolExecutor(cores) as threads:
+        found = threads.map(lambda run: [work(part) for part in run], runs)
+        return [result for run in found for result in run]

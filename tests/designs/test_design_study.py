@@ -69,6 +69,23 @@ def test_verdicts_of_a_default_that_breaks_it(study: ModuleType, rng: Any) -> No
         assert row.behind == pytest.approx((50 * 0.05 + 100 * 0.15) / 150, abs=0.02)
 
 
+def test_one_bound_over_everything(study: ModuleType, rng: Any) -> None:
+    curves = {"random": [0.5, 0.6, 0.7], "greedy V": [0.5, 0.7, 0.6], "equal": [0.5, 0.7, 0.6], "best": [0.5, 0.8, 0.8]}
+    one, other = table(curves, rng), table(curves | {"best": [0.5, 0.7, 0.6]}, rng).assign(world="other")
+    found = study.beaten_anywhere(pd.concat([one, other]))
+    assert len(found) == 2 * 2 * 3
+    beaten = found.index[found["lower"] > 0]
+    assert set(beaten) >= {("one", "spearman", "best"), ("one", "log_loss", "best")}
+    assert ("other", "spearman", "best") not in beaten
+    assert not any(rival == "equal" for _, _, rival in beaten)
+
+
+def test_criteria_without_every_seed_are_left_out(study: ModuleType, rng: Any) -> None:
+    curves = {"random": [0.5, 0.6, 0.7], "greedy V": [0.5, 0.7, 0.8]}
+    more = table({"slow": [0.5, 0.6, 0.7]}, rng, seeds=3)
+    assert set(study.complete(pd.concat([table(curves, rng), more]))["criterion"]) == {"random", "greedy V"}
+
+
 def test_report_names_every_criterion_and_world(study: ModuleType, rng: Any) -> None:
     found = pd.concat([table({"random": [0.5, 0.6, 0.7], "greedy V": [0.5, 0.7, 0.8]}, rng)] * 2)
     text = study.report(found)
@@ -114,24 +131,24 @@ class Worst(GreedyV):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["words", "network truth", "in-prompt", "cross-prompt"])
-def test_default_is_not_worse_than_random(study: ModuleType, name: str, seed: int) -> None:
-    """The promise, small: paired differences to random at 100 to 250 labels, averaged over budgets and three seeds.
+def test_default_is_not_worse_than_random(study: ModuleType, seed: int) -> None:
+    """The promise, small: paired differences to random at 100 and 150 labels, averaged over worlds and three seeds.
 
-    MARGINS
+    Over 30 other seeds these averages were .038 (standard error of three seeds .012) in Spearman and .013 (.005) in log
+    loss, and for the opposite of the default, over 8 seeds, -.087 (.017) and -.038 (.006): each margin lies about four
+    standard errors or more from both.
     """
     seeds = range(10_000 * (1 + seed), 10_000 * (1 + seed) + 3)
-    criteria = ["random", "greedy V", Worst()]
-    found = study.study(criteria, seeds, {name: study.WORLDS[name]}, budget=250, progress=False)
+    found = study.study(["random", "greedy V", Worst()], seeds, budget=150, progress=False)
 
     def gain(criterion: str, score: str) -> float:
-        labels, difference = paired_differences(found, score, criterion)
-        return study.SCORES[score] * float(difference[:, labels > 50].mean())
+        worlds = [paired_differences(mine, score, criterion) for _, mine in found.groupby("world")]
+        assert len(worlds) == 4
+        return study.SCORES[score] * float(np.mean([difference[:, labels > 50] for labels, difference in worlds]))
 
-    assert gain("greedy V", "spearman") > -0.040
-    assert gain("greedy V", "log_loss") > -0.025
-    assert gain("worst V", "spearman") < -0.040
-    assert gain("worst V", "log_loss") < -0.025
+    for score, margin in (("spearman", -0.022), ("log_loss", -0.012)):
+        assert gain("greedy V", score) > margin
+        assert gain("worst V", score) < margin
 
 
 @pytest.mark.slow
