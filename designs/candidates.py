@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ MOST = 100_000_000
 """Pairs that are listed at most (1.6 GB of indices); ask for a random sample of more."""
 
 
+MASKED_ROWS = 2048  # of a mask that are read at once
 RANDOM = 20_000
 """Random pairs that are listed where no number is given."""
 
@@ -28,7 +30,8 @@ def candidate_pairs(
     Parameters
     ----------
     items : Items [N]
-    scheme : "random" or "all" (of N (N - 1) / 2), "in-prompt", "cross-prompt", or an explicit array [m, 2]
+    scheme : "random" or "all" (of N (N - 1) / 2), "in-prompt", "cross-prompt", an explicit array [m, 2], or a mask,
+        bool [N, N]: pairs that are true in it, either way round
     n : how many, drawn at random; None lists all of the scheme ("random" then means 20,000, or all if fewer)
     key : int seed or JAX key
     exclude : pairs [k, 2] or Comparisons that are not to be listed, either way round
@@ -50,7 +53,8 @@ def candidate_pairs(
     if n is not None and n < 0:
         raise ValueError(f"n, the number of candidate pairs, must not be negative, got {n}.")
     if not isinstance(scheme, str):
-        given = as_pairs(scheme, size)
+        mask = as_mask(scheme, size)
+        given = as_pairs(scheme, size) if mask is None else _masked(mask)
         kept = given[~_is_excluded(given, exclude, size)]
         return kept if n is None else kept[rng.choice(len(kept), size=_at_most(n, len(kept)), replace=False)]
     if scheme not in ("random", "all", "in-prompt", "cross-prompt"):
@@ -73,8 +77,30 @@ def listed_pairs(items: Items, candidates: Any, key: Any = 0, exclude: Any = Non
     return candidate_pairs(items, candidates, n, key, exclude)
 
 
-def count_pairs(items: Items, scheme: Scheme, exclude: Any = None) -> int:
-    """Number of pairs that `candidate_pairs` would list."""
+def as_mask(candidates: Any, size: int) -> np.ndarray | None:
+    """Candidates that are a mask, bool [size, size]; None where they are something else."""
+    mask = None if isinstance(candidates, (str, int, np.integer)) else np.asarray(candidates)
+    if mask is None or mask.dtype != bool:
+        return None
+    if mask.shape != (size, size):
+        raise ValueError(
+            f"a mask of candidates has a row and a column for each of the {size} items, got shape {mask.shape}; for a "
+            "list of pairs give their positions, int [m, 2]."
+        )
+    return mask
+
+
+def masked_tile(mask: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """Pairs of these rows and columns that are true in a mask either way round."""
+    return mask[rows, columns] | mask[columns, rows].T
+
+
+def count_pairs(items: Items, scheme: Scheme | np.ndarray, exclude: Any = None) -> int:
+    """Number of pairs that `candidate_pairs` would list; the scheme may be a mask."""
+    if not isinstance(scheme, str):
+        out = np.empty((0, 2), int) if exclude is None or len(exclude) == 0 else _as_array(exclude, len(items))
+        out = out[scheme[out[:, 0], out[:, 1]] | scheme[out[:, 1], out[:, 0]]]
+        return sum(len(part) for part in _masked_parts(scheme)) - len(np.unique(pair_code(out, len(items))))
     groups, across = _groups(items, scheme), scheme == "cross-prompt"
     total = int(_pairs_of(groups).sum()) - (_within(items) if across else 0)
     if exclude is None or len(exclude) == 0:
@@ -84,6 +110,24 @@ def count_pairs(items: Items, scheme: Scheme, exclude: Any = None) -> int:
         assert items.prompt is not None
         out = out[(items.prompt[out[:, 0]] == items.prompt[out[:, 1]]) != across]
     return total - len(np.unique(pair_code(out, len(items))))
+
+
+def _masked_parts(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """Places of the pairs first < second of a mask, some rows at a time, among the columns from the first on."""
+    size = len(mask)
+    for start in range(0, size, MASKED_ROWS):
+        part = masked_tile(mask, slice(start, start + MASKED_ROWS), slice(start, size))
+        yield np.flatnonzero(np.triu(part, 1))
+
+
+def _masked(mask: np.ndarray) -> np.ndarray:
+    size, found, total = len(mask), [np.empty((0, 2), np.int64)], 0
+    for start, places in zip(range(0, size, MASKED_ROWS), _masked_parts(mask), strict=True):
+        total += len(places)
+        if total > MOST:
+            raise ValueError(f"this mask holds more than {MOST:,} pairs, too many to list; give a sparser one.")
+        found.append(np.stack([start + places // (size - start), start + places % (size - start)], axis=1))
+    return np.concatenate(found)
 
 
 def _draw(

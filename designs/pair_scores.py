@@ -21,11 +21,12 @@ ROUNDING = 200.0 * float(np.finfo(np.float32).eps)  # of a score in 32 bit, as a
 
 @dataclass(frozen=True, eq=False)
 class AllPairs:
-    """All pairs of n items, less those of one prompt (`across`) and those excluded [x, 2]."""
+    """All pairs of n items, less those of one prompt (`across`), those excluded [x, 2], those not in a mask [n, n]."""
 
     items: Items
     across: bool = False
     exclude: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
     @property
     def prompt(self) -> np.ndarray | None:
@@ -35,7 +36,9 @@ class AllPairs:
     def leading(self, score: TileScore, n: int) -> Leaders:
         """Every one of these pairs that may be among the n best, in one pass of tiles."""
         if isinstance(score.numbers, np.ndarray):
-            return leading_pairs(score, n, self.prompt, self.exclude)
+            return leading_pairs(score, n, self.prompt, self.exclude, self.mask)
+        if self.mask is not None:
+            raise ValueError("a mask of pairs needs features in memory, not a Dask array; use prompts or exclude.")
         from tercet.designs.dask_tiles import leading_pairs_by_tasks
 
         return leading_pairs_by_tasks(score, n, self.prompt, self.exclude)

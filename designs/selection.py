@@ -10,7 +10,7 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike
 
 from tercet.designs.all_pairs import greedy_from_all, has_tiles, may_have_tiles
-from tercet.designs.candidates import Scheme, count_pairs, listed_pairs
+from tercet.designs.candidates import Scheme, as_mask, count_pairs, listed_pairs
 from tercet.designs.contract import Candidates
 from tercet.designs.criteria import CRITERIA, Criterion, as_criterion
 from tercet.designs.criterion import OneShot
@@ -19,6 +19,7 @@ from tercet.designs.k_centre import SITE_CRITERIA
 from tercet.designs.one_shot_tiles import one_shot_tiles
 from tercet.designs.pair_candidates import PairCandidates
 from tercet.designs.pair_scores import AllPairs
+from tercet.designs.published import PublishedD
 from tercet.inference.rewards import as_items
 from tercet.models._inputs import as_floats, as_generator, as_pairs
 from tercet.models.data import Items
@@ -115,11 +116,12 @@ def select_pairs(
     posterior : of a comparison model fitted on the answers so far (of a part of the items, say)
     budget : number of pairs (or total cost, with `cost`)
     candidates : "random" (20,000 of all), a number of random pairs, "all", "in-prompt", "cross-prompt", or an
-        explicit array [m, 2], taken as it is. More than a million pairs ("all", "cross-prompt") are never listed but
-        scored in tiles by the greedy criteria, "posterior variance", "max difference", "entropy", "XtX" and the
-        published D-optimal ones (these two in memory only) of Bradley-Terry: the same picks, a pass over all pairs for
-        each shortlist (greedy D) or each pick (greedy A and V). Each pass reads features that are not in memory once
-        or twice: `persist()` a Dask array whose chunks are slow to make
+        explicit array [m, 2], taken as it is, or a mask, bool [n, n], of the pairs that may be asked, either way round.
+        More than a million pairs ("all", "cross-prompt", a mask) are never listed but scored in tiles by the greedy
+        criteria, "posterior variance", "max difference", "entropy", "XtX" and the published D-optimal ones (these three
+        not under a mask, the last two in memory only) of Bradley-Terry: the same picks, a pass over all pairs for each
+        shortlist (greedy D) or each pick (greedy A and V). Each pass reads features that are not in memory once or
+        twice: `persist()` a Dask array whose chunks are slow to make
     criterion : "greedy V" (default: it did best in our studies), any other name in `tercet.designs.CRITERIA` (compared
         in docs/strategies.md), or a Criterion
     target : None (differences of two random items), "in-prompt", Items, or pairs [t, 2]
@@ -150,11 +152,15 @@ def select_pairs(
     >>> picked.chosen.shape, bool(picked.gains.sum() > picked.expected_random)
     ((5, 2), True)
     """
-    if cost is not None and (isinstance(candidates, (str, int, np.integer)) or exclude is not None):
+    known = as_items(posterior, items)
+    mask = as_mask(candidates, len(known))
+    if cost is not None and (isinstance(candidates, (str, int, np.integer)) or mask is not None or exclude is not None):
         raise ValueError("cost needs an explicit array of candidates, one entry a row, and no exclude.")
     rule = as_criterion(criterion)
-    if cost is None and annotators is None and isinstance(candidates, str) and candidates in ("all", "cross-prompt"):
-        found = _from_all(as_items(posterior, items), posterior, budget, candidates, rule, target, exclude, key)
+    whole = isinstance(candidates, str) and candidates in ("all", "cross-prompt")
+    if cost is None and annotators is None and (whole or mask is not None):
+        scheme = candidates if mask is None else mask
+        found = _from_all(known, posterior, budget, scheme, rule, target, exclude, key)
         if found is not None:
             return found
     chosen_from = pair_candidates(items, posterior, candidates, exclude, key)
@@ -173,7 +179,8 @@ def _from_all(
     available = count_pairs(items, scheme, exclude)
     if available <= LISTED:
         return None
-    if not may_have_tiles(rule):
+    pooled = isinstance(rule, PublishedD) and not isinstance(scheme, str)  # its matrix is a sum over a mask's pairs
+    if pooled or not may_have_tiles(rule):
         _check_listed(items, available, rule)
         return None
     sample = pair_candidates(
@@ -185,7 +192,8 @@ def _from_all(
         return None
     _check_budget(budget, available, None)
     taken = None if exclude is None else as_pairs(getattr(exclude, "pairs", exclude), len(items))
-    left, rng = AllPairs(items, scheme == "cross-prompt", taken), as_generator(key).spawn(1)[0]
+    mask = None if isinstance(scheme, str) else scheme
+    left, rng = AllPairs(items, mask is None and scheme == "cross-prompt", taken, mask), as_generator(key).spawn(1)[0]
     chosen, gains, expected = np.empty((0, 2), np.int64), np.empty(0), 0.0
     if budget and isinstance(rule, Greedy):
         chosen, gains = greedy_from_all(rule, left, everything, int(budget))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from tercet.designs.candidates import pair_code
+from tercet.designs.candidates import masked_tile, pair_code
 
 TILE = 2048
 """Items on a side of a tile: 4 million pairs, 16 MB in 32 bit."""
@@ -51,6 +51,7 @@ class Search(NamedTuple):
     columns, function, slack : of the score
     n, size : how many pairs, of how many items
     out : codes of pairs that are left out
+    mask : bool [size, size], pairs that are wanted (either way round); None: all
     """
 
     columns: tuple[tuple[str, int], ...]
@@ -59,6 +60,7 @@ class Search(NamedTuple):
     n: int
     size: int
     out: Int[np.ndarray, " x"]
+    mask: np.ndarray | None = None
 
 
 class Block(NamedTuple):
@@ -87,6 +89,7 @@ def leading_pairs(
     n: int,
     prompt: np.ndarray | None = None,
     exclude: Int[np.ndarray, "x 2"] | None = None,
+    mask: np.ndarray | None = None,
 ) -> Leaders:
     """Every pair that may be among the n best: the n best scores, and whatever is within twice the slack of them.
 
@@ -99,8 +102,9 @@ def leading_pairs(
     n : at least 1
     prompt : int array [N], optional: pairs of one prompt are left out
     exclude : pairs that are left out, either way round
+    mask : bool array [N, N], optional: only pairs that are true in it, either way round
     """
-    search = search_for(score, n, exclude)
+    search = search_for(score, n, exclude)._replace(mask=mask)
     whole = Block(0, score.numbers, prompt)
     return leaders(search, scan(search, Found.nothing(), whole, whole))
 
@@ -122,7 +126,7 @@ def scan(search: Search, so_far: Found, left: Block, right: Block) -> Found:
         for other, beside in columns:
             if other < start:
                 continue
-            tile, top = _tile(search.function, across, above, beside)
+            tile, top = _tile(search.function, across, above, beside, _wanted(search, start, other))
             if float(top) <= floor:
                 continue
             tile = np.asarray(tile)
@@ -175,13 +179,26 @@ def _on_device(search: Search, block: Block, start: int, side: int) -> dict[str,
     return known | {"prompt": jnp.asarray(rows if block.prompt is None else block.prompt[rows])}
 
 
+def _wanted(search: Search, start: int, other: int) -> np.ndarray | None:
+    """The mask of a tile, filled up to its sides."""
+    if search.mask is None:
+        return None
+    side = min(TILE, search.size)
+    part = masked_tile(search.mask, slice(start, start + side), slice(other, other + side))
+    return np.pad(part, [(0, side - length) for length in part.shape])
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def _tile(function: Any, across: bool, left: dict[str, Any], right: dict[str, Any]) -> tuple[Any, Any]:
+def _tile(
+    function: Any, across: bool, left: dict[str, Any], right: dict[str, Any], wanted: Any = None
+) -> tuple[Any, Any]:
     """Scores of a tile, minus infinity where they do not count, and the best of them."""
     scores = function(left, right)
     kept = (left["place"][:, None] < right["place"]) & (left["place"][:, None] >= 0)
     if across:
         kept &= left["prompt"][:, None] != right["prompt"]
+    if wanted is not None:
+        kept &= wanted
     scores = jnp.where(kept, scores, -jnp.inf)
     return scores, jnp.max(scores)
 

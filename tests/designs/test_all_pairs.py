@@ -149,3 +149,45 @@ def test_pairs_are_counted_as_they_are_listed(scheme, rng):
     out = np.array([[0, 1], [1, 0], [2, 7], [5, 3], [3, 5]])
     for exclude in (None, out):
         assert count_pairs(items, scheme, exclude) == len(candidate_pairs(items, scheme, exclude=exclude))
+
+
+@pytest.fixture
+def masked(rng, seed):
+    """A fit, a mask that is not symmetric, and the pairs it lets through."""
+    data = simulated_preferences(60, 4, 40, key=seed)
+    fit = laplace(BradleyTerry(LinearHead(2.0)), data.items, data.comparisons)
+    mask = rng.random((60, 60)) < 0.2
+    allowed = np.array([(i, j) for i in range(60) for j in range(i + 1, 60) if mask[i, j] or mask[j, i]])
+    return data, fit, mask, allowed
+
+
+@pytest.mark.parametrize("criterion", IN_TILES)
+def test_a_mask_in_tiles_is_a_list_of_its_pairs(criterion, masked, small_tiles):
+    data, fit, mask, allowed = masked
+    settings = {"criterion": criterion, "exclude": data.comparisons}
+    tiled = select_pairs(data.items, fit, 12, candidates=mask, **settings)
+    listed = select_pairs(data.items, fit, 12, candidates=allowed, **settings)
+    np.testing.assert_array_equal(np.sort(tiled.chosen, axis=1), np.sort(listed.chosen, axis=1))
+    np.testing.assert_allclose(tiled.gains, listed.gains, rtol=1e-9)
+
+
+def test_a_mask_is_listed_where_it_is_small(masked, monkeypatch):
+    data, fit, mask, allowed = masked
+    monkeypatch.setattr("tercet.designs.candidates.MASKED_ROWS", 7)
+    np.testing.assert_array_equal(candidate_pairs(data.items, mask), allowed)
+    left = candidate_pairs(data.items, mask, exclude=data.comparisons)
+    assert len(left) == count_pairs(data.items, mask, data.comparisons) < len(allowed)
+    assert count_pairs(data.items, mask) == len(allowed)
+    few = select_pairs(data.items, fit, 5, candidates=mask, criterion="entropy").chosen
+    listed = select_pairs(data.items, fit, 5, candidates=allowed, criterion="entropy").chosen
+    np.testing.assert_array_equal(few, listed)
+
+
+def test_masks_that_are_none(masked):
+    data, fit, mask, _ = masked
+    with pytest.raises(ValueError, match=r"row and a column for each of the 60 items, got shape \(60, 2\)"):
+        select_pairs(data.items, fit, 2, candidates=mask[:, :2])
+    with pytest.raises(ValueError, match="budget must be a whole number between 0 and the 0 candidates"):
+        select_pairs(data.items, fit, 2, candidates=np.zeros_like(mask))
+    with pytest.raises(ValueError, match="cost needs an explicit array"):
+        select_pairs(data.items, fit, 2, candidates=mask, cost=np.ones(3))
