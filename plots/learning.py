@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+LINES = ("-", "--", ":")  # told apart by these once the colours have been used up
+
+
 def plot_learning_curve(
     table: pd.DataFrame, score: str, level: float = 0.9, ax: Any = None, colors: Mapping[str, str] | None = None
 ) -> Any:
@@ -39,7 +42,8 @@ def plot_learning_curve(
         wide = table[table["criterion"] == criterion].pivot_table(index="seed", columns="labels", values=score)
         labels, values = wide.columns.to_numpy(), wide.to_numpy()
         mean, color = values.mean(axis=0), (colors or {}).get(criterion, COLORS[k % len(COLORS)])
-        ax.plot(labels, mean, "o-", color=color, markersize=3.5, linewidth=1.6, label=criterion)
+        line = LINES[k // len(COLORS) % len(LINES)]
+        ax.plot(labels, mean, "o", linestyle=line, color=color, markersize=3.5, linewidth=1.6, label=criterion)
         if len(values) > 1:
             quantile = scipy.stats.t.ppf(0.5 + level / 2, len(values) - 1)
             half = quantile * values.std(axis=0, ddof=1) / np.sqrt(len(values))
