@@ -57,8 +57,8 @@ class LinearPool(Pool):
         """What `along` needs of a direction: its products with what the candidates are made of."""
 
     @abc.abstractmethod
-    def along(self, levels: np.ndarray, part: slice = slice(None)) -> Float[np.ndarray, " b"]:
-        """Product d . direction for every candidate of a part, from the levels of the direction: a new array."""
+    def along(self, levels: np.ndarray, part: slice | np.ndarray = slice(None)) -> Float[np.ndarray, " b"]:
+        """Product d . direction for the candidates of a part, or at places, from the levels of it: a new array."""
 
     @abc.abstractmethod
     def row(self, index: int) -> Float[np.ndarray, " p"]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tercet.designs.contract import LinearPool
 from tercet.designs.criterion import Criterion
+from tercet.designs.lazy_greedy import LazyGreedy
 from tercet.models._blocks import in_blocks
 
 
@@ -130,6 +131,13 @@ class GreedyD(Greedy):
     """
 
     name = "greedy D"
+
+    def batch(self, state: GreedyState, budget: int) -> tuple[np.ndarray, np.ndarray] | None:
+        lazy = LazyGreedy(state.pool, state.covariance, state.q, state.v)  # gains only fall
+        picks = [lazy.pick() for _ in range(budget)]
+        chosen = np.array([index for index, _ in picks], dtype=np.int64)
+        worth = np.array([worth for _, worth in picks], dtype=np.float64)
+        return chosen, self.gains(state._replace(q=worth, v=np.ones(budget)), slice(None))
 
     def gains(self, state: GreedyState, part: slice) -> np.ndarray:
         return np.log1p(self._order(state, part))

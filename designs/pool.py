@@ -141,7 +141,7 @@ class PairPool(LinearPool):
         levels = own if features is None else np.einsum("ij,j->i", np.asarray(features), own)
         return levels if self.rewards.order is None else np.append(levels, direction[-1])
 
-    def along(self, levels: np.ndarray, part: slice = slice(None)) -> Float[np.ndarray, " b"]:
+    def along(self, levels: np.ndarray, part: slice | np.ndarray = slice(None)) -> Float[np.ndarray, " b"]:
         """Product d . direction for the candidates of a part, d = x_first - x_second (then 1 for the order effect)."""
         first, second = self.ends
         along = levels.take(first[part], mode="clip")  # no index is out of range: do not look

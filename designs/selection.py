@@ -243,6 +243,9 @@ def _run(
         scores = rule.score(state)
         best = np.argsort(-rule.worth(state, scores), kind="stable")[: int(budget)]
         return best, scores[best]
+    whole = rule.batch(state, int(budget)) if price is None else None
+    if whole is not None:
+        return whole
     chosen: list[int] = []
     gains: list[float] = []
     free = np.ones(size, dtype=bool)

@@ -147,7 +147,7 @@ class SurfacePool(LinearPool):
         """Product d . direction for every candidate."""
         return self.rows.along(direction)
 
-    def along(self, levels: np.ndarray, part: slice = slice(None)) -> Float[np.ndarray, " b"]:
+    def along(self, levels: np.ndarray, part: slice | np.ndarray = slice(None)) -> Float[np.ndarray, " b"]:
         """The levels of the candidates of a part."""
         return levels[part].copy()
 
