@@ -60,7 +60,7 @@ def main() -> None:
     fit = laplace(BradleyTerry(), data.items, data.comparisons)
     call = {"candidates": "all", "criterion": options.criterion}
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
+        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0",
                      memory_limit=0, silence_logs=logging.ERROR) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip

@@ -23,7 +23,7 @@ def cluster():
     """Two processes, one thread each, on this machine, and a client that Dask finds."""
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
+            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
             memory_limit=0, silence_logs=logging.CRITICAL,
         ) as workers,
         distributed.Client(workers, timeout="60s"),
