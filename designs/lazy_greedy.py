@@ -8,7 +8,7 @@ import numpy as np
 
 BLOCK = 4096
 """Candidates that are brought up to date together."""
-WAITING = 64  # picks that candidates may lag behind: each is a number an item
+MEMORY = 128_000_000  # bytes of what candidates have not heard of: each pick is a number an item
 
 
 class LazyGreedy:
@@ -54,7 +54,7 @@ class LazyGreedy:
         self.covariance = self.covariance - g * np.outer(u, u)
         self.free[place] = False
         self.steps.append((g, self.pool.levels(u)))
-        if len(self.steps) == WAITING:
+        if len(self.steps) * self.steps[-1][1].nbytes > MEMORY:
             for block in range(len(self.parts)):
                 self._hear(block)
             self.steps.clear()

@@ -24,11 +24,13 @@ class EagerD(GreedyD):
         return None
 
 
-@pytest.fixture(params=[(16, 5), (7, 1000), (4096, 64)], ids=["small blocks", "none flushed", "as shipped"])
+@pytest.fixture(
+    params=[(16, 1500), (7, 10**9), (4096, lazy_greedy.MEMORY)], ids=["small blocks", "none flushed", "as shipped"]
+)
 def sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    block, waiting = request.param
+    block, memory = request.param
     monkeypatch.setattr(lazy_greedy, "BLOCK", block)
-    monkeypatch.setattr(lazy_greedy, "WAITING", waiting)
+    monkeypatch.setattr(lazy_greedy, "MEMORY", memory)
 
 
 @pytest.mark.parametrize("head", [LinearHead(3.0), AbilityHead(2.0)], ids=["linear", "abilities"])
