@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class World:
 
 def words(seed: int, data: RatedItems | None = None, model: Any = None) -> World:
     """Real ratings: 80 % of the words to choose from; the others, and random pairs of them, to test on."""
-    data = word_valence(64) if data is None else data
+    data = _bundled_words() if data is None else data
     rng = np.random.default_rng(7)
     order, cut = rng.permutation(len(data.items)), int(0.8 * len(data.items))
     pool, held = data.take(order[:cut]), data.take(order[cut:])
@@ -48,6 +49,12 @@ def words(seed: int, data: RatedItems | None = None, model: Any = None) -> World
         }
 
     return World(pool.items, pool.answer, evaluate, model=model)
+
+
+@functools.cache
+def _bundled_words() -> RatedItems:
+    """Projected once a process, not once a curve."""
+    return word_valence(64)
 
 
 def words_weak(seed: int) -> World:

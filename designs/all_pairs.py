@@ -43,9 +43,8 @@ def may_have_tiles(rule: Criterion) -> bool:
 def greedy_from_all(rule: Greedy, candidates: AllPairs, pool: PairPool, budget: int) -> tuple[np.ndarray, np.ndarray]:
     """Choose `budget` pairs [b, 2] and their gains [b]: those that `rule` would choose from a list of all pairs.
 
-    Greedy D is submodular: its gains only fall, so that the pairs that a pass brings are
-    all that matter until the best gain left is below what any other pair had in that pass. Greedy V is not: it takes a
-    pass a pick.
+    Greedy D is submodular: its gains only fall, so that the pairs that a pass brings are all that matter until the best
+    gain left is below what any other pair had in that pass. Greedy V is not: it takes a pass a pick.
 
     Parameters
     ----------

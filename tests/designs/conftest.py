@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tercet.designs import select_pairs
+from tercet.designs import all_pairs, select_pairs, selection, tiles
 from tercet.inference import GaussianPosterior, SampledPosterior
 from tercet.inference.context import Context
 from tercet.models import BradleyTerry, Comparisons, Davidson, Graded, Items, LinearHead, Thurstone
@@ -179,3 +179,12 @@ def law() -> Callable[..., list[float]]:
 def shannon() -> Callable[[Any], float]:
     """Entropy in nats."""
     return entropy
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many tiles, some of them cut; floors that rise often; shortlists that run out."""
+    monkeypatch.setattr(tiles, "TILE", 17)
+    monkeypatch.setattr(tiles, "KEPT", 30)
+    monkeypatch.setattr(all_pairs, "SHORTLIST", 6)
+    monkeypatch.setattr(selection, "LISTED", 10)

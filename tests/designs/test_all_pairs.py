@@ -6,7 +6,6 @@ import pytest
 from tercet.datasets import annotate, annotation_pairs, simulated_preferences, simulated_prompts
 from tercet.designs import (
     CRITERIA,
-    all_pairs,
     candidate_pairs,
     one_shot_tiles,
     pair_scores,
@@ -21,15 +20,6 @@ from tercet.models import AbilityHead, BradleyTerry, Items, LinearHead, Thurston
 
 ONCE = ("posterior variance", "max difference", "entropy", "XtX", "D-optimal (published)", "D-optimal (past-aware)")
 IN_TILES = (*ONCE, "greedy D", "greedy V", "greedy A")
-
-
-@pytest.fixture
-def small_tiles(monkeypatch):
-    """Many tiles, some of them cut; floors that rise often; shortlists that run out."""
-    monkeypatch.setattr(tiles, "TILE", 17)
-    monkeypatch.setattr(tiles, "KEPT", 30)
-    monkeypatch.setattr(all_pairs, "SHORTLIST", 6)
-    monkeypatch.setattr(selection, "LISTED", 10)
 
 
 def gap(left, right):

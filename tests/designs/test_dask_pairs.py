@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tercet.datasets import annotate, annotation_pairs, simulated_preferences, simulated_prompts
-from tercet.designs import CRITERIA, all_pairs, dask_tiles, select_pairs, selection, tiles
+from tercet.designs import CRITERIA, dask_tiles, select_pairs, tiles
 from tercet.inference import laplace, reward, reward_difference
 from tercet.models import AbilityHead, BradleyTerry, Items, LinearHead, Thurstone, open_embeddings, project
 
@@ -14,15 +14,12 @@ UNEVEN = ((7, 1, 30, 16), (2, 3))  # of 54 items x 5
 
 
 @pytest.fixture
-def small_tiles(monkeypatch):
+def small_tiles(small_tiles, monkeypatch):
     """Many tiles in blocks of two, waves of few tasks, shortlists that run out."""
     monkeypatch.setattr(tiles, "TILE", 5)
-    monkeypatch.setattr(tiles, "KEPT", 30)
     monkeypatch.setattr(dask_tiles, "BLOCKS", 6)
     monkeypatch.setattr(dask_tiles, "GROWTH", 1)
     monkeypatch.setattr(dask_tiles, "FAN", 3)
-    monkeypatch.setattr(all_pairs, "SHORTLIST", 6)
-    monkeypatch.setattr(selection, "LISTED", 10)
 
 
 @pytest.fixture
