@@ -93,8 +93,8 @@ def _information_gain(pool: PairPool, covariance: np.ndarray, target: np.ndarray
     """Odds of greedy D, v q, or the gain of greedy V, v c / (1 + v q); v as it was before the batch."""
     roots = {"before": pool.rewards.root, "now": symmetric_root(covariance)}
     if target is None:
-        return tile_score(pool, _odds, roots, 1.0)
-    return tile_score(pool, _fall, roots | {"aim": covariance @ target}, 1.0)
+        return tile_score(pool, _odds, roots, _most_odds)
+    return tile_score(pool, _fall, roots | {"aim": covariance @ target}, _most_fall)
 
 
 def _expected_information(left: dict[str, Any], right: dict[str, Any]) -> Any:
@@ -109,6 +109,19 @@ def _expected_information(left: dict[str, Any], right: dict[str, Any]) -> Any:
 
 def _odds(left: dict[str, Any], right: dict[str, Any]) -> Any:
     return _expected_information(left, right) * distance("now", left, right)
+
+
+def _most_odds(square: float) -> float:
+    """At equal rewards, where the posterior variance is as it was before the batch: either could only lower it."""
+    return square * sum(
+        weight / math.sqrt(2.0 * math.pi * (4.0 * scale**2 + square))
+        for scale, weight in zip(SCALES.tolist(), MIXTURE.tolist(), strict=True)
+    )
+
+
+def _most_fall(square: float) -> float:
+    """E p (1 - p) is at most a quarter."""
+    return 0.25 * square
 
 
 def _fall(left: dict[str, Any], right: dict[str, Any]) -> Any:

@@ -44,8 +44,10 @@ class JointEntropy(Criterion):
     The first difference is the mean over configurations c of the answers so far of the entropy of y_b given c, whose
     law is the average of p_s over the draws weighed by how likely each makes c. Exact for the draws while all K^(b-1)
     configurations number at most `configurations` (256 of two answers: a batch of 9); after that so many are kept by
-    systematic resampling, which is unbiased. Gains in nats; all of a batch cannot exceed log(draws), so that large
-    batches want more draws. Holds candidates x draws x answers numbers.
+    systematic resampling, which is unbiased for a given batch. The best of many candidates is overrated by it: for 20
+    picks out of 2,000 gains were up to half too high, and the batch held up to 14 % less than that of "BatchBALD" (5 %
+    with 2,048 configurations). Gains in nats; all of a batch cannot exceed log(draws), so that large batches want more
+    draws. Holds candidates x draws x answers numbers.
 
     Parameters
     ----------

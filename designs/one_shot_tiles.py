@@ -33,7 +33,6 @@ from tercet.models.projection import scatter_of
 ONE_SHOT = (PosteriorVariance, MaxDifference, Entropy, PublishedXtX, PublishedD, PastAwareD)
 """The criteria of one score a pair that have tiles."""
 SIDE = 1024  # items on a side of a block of V, in 64 bit
-LEVELS = 0.02  # two levels and their difference are each rounded once
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,19 +72,19 @@ def one_shot_tiles(rule: OneShot, candidates: AllPairs, pool: PairPool) -> OneSh
         return rule._scores(some, np.random.default_rng(0))
 
     if isinstance(rule, MaxDifference):
-        return OneShotTiles(candidates, tile_score(pool, _gap, {}, LEVELS), plain)
+        return OneShotTiles(candidates, tile_score(pool, _gap, {}, None), plain)
     if isinstance(rule, Entropy):
-        return OneShotTiles(candidates, tile_score(pool, _closeness, {}, LEVELS), plain)
+        return OneShotTiles(candidates, tile_score(pool, _closeness, {}, None), plain)
     if not isinstance(rule, PublishedD):
-        return OneShotTiles(candidates, tile_score(pool, _distance_now, {"now": pool.rewards.root}, 4.0), plain)
+        return OneShotTiles(candidates, tile_score(pool, _distance_now, {"now": pool.rewards.root}, float), plain)
     linear = isinstance(rule, PublishedXtX)
     root = rule.root(pool, scatter_of_all(candidates, pool) if linear else information_of_all(candidates, pool))
 
     def published(some: PairPool) -> np.ndarray:
         return rule._weights(some) * some.squared_norms(root)
 
-    function, most = (_distance_now, 4.0) if linear else (_odds_at_mean, 1.0)
-    return OneShotTiles(candidates, tile_score(pool, function, {"now": root}, most), published)
+    function, ceiling = (_distance_now, float) if linear else (_odds_at_mean, _quarter)
+    return OneShotTiles(candidates, tile_score(pool, function, {"now": root}, ceiling), published)
 
 
 def scatter_of_all(candidates: AllPairs, pool: PairPool) -> Float[np.ndarray, "p p"]:
@@ -146,6 +145,10 @@ def _closeness(left: dict[str, Any], right: dict[str, Any]) -> Any:
 
 def _distance_now(left: dict[str, Any], right: dict[str, Any]) -> Any:
     return distance("now", left, right)
+
+
+def _quarter(square: float) -> float:
+    return 0.25 * square
 
 
 def _odds_at_mean(left: dict[str, Any], right: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from tercet.models.embeddings import Embeddings
 from tercet.models.projection import near_mean, over_blocks
 
 ROUNDING = 200.0 * float(np.finfo(np.float32).eps)  # of a score in 32 bit, as a share of the largest there can be
+LEVELS = 0.02  # that much less for levels: two of them and their difference are each rounded once
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,9 @@ class AllPairs:
         return leading_pairs_by_tasks(score, n, self.prompt, self.exclude)
 
 
-def tile_score(pool: PairPool, function: Any, roots: dict[str, np.ndarray], most: float) -> TileScore:
+def tile_score(
+    pool: PairPool, function: Any, roots: dict[str, np.ndarray], ceiling: Callable[[float], float] | None
+) -> TileScore:
     """A score of the levels of items and of their rows x root.
 
     Parameters
@@ -52,7 +56,8 @@ def tile_score(pool: PairPool, function: Any, roots: dict[str, np.ndarray], most
     pool : any pool of these items
     function : of two dicts of blocks: "mean", then each name of `roots`, and its squared norm as "name squared"
     roots : matrices [p, k] by name
-    most : what the score cannot exceed, as a multiple of the largest entry of its last column
+    ceiling : what the score cannot exceed at a squared distance of the last of these rows, and grows with it; None for
+        scores of levels only
     """
     features, mean = pool.rewards.features, pool.rewards.mean
     level = (mean - mean.mean()).astype(np.float32)
@@ -72,7 +77,9 @@ def tile_score(pool: PairPool, function: Any, roots: dict[str, np.ndarray], most
             numbers = rows_by_chunk(features, of_block, width, level).persist()  # where the chunks are
         else:
             numbers = np.concatenate(over_blocks(features, of_block, level))
-    return TileScore(numbers, tuple(columns), function, ROUNDING * most * float(abs(numbers[:, -1]).max()))
+    largest = float(abs(numbers[:, -1]).max())
+    most = LEVELS * largest if ceiling is None else ceiling(4.0 * largest)
+    return TileScore(numbers, tuple(columns), function, ROUNDING * most, ceiling)
 
 
 def _item_numbers(

@@ -1,9 +1,14 @@
-"""The exact best of all pairs of all items, scored tile by tile; nothing else is kept of a pair."""
+"""The exact best of all pairs of all items, scored tile by tile; nothing else is kept of a pair.
+
+A score that grows with the distance of two rows cannot exceed what it would be at |a| + |b|. Items are sorted by their
+norm, tiles are taken by that ceiling, highest first, and those that cannot hold one of the best are never scored.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +18,8 @@ from jaxtyping import Float, Int
 
 from tercet.designs.candidates import masked_tile, pair_code
 
-TILE = 2048
-"""Items on a side of a tile: 4 million pairs, 16 MB in 32 bit."""
+TILE = 1024
+"""Items on a side of a tile: a million pairs, 4 MB in 32 bit."""
 KEPT = 16384  # pairs above the floor that are collected before it is raised
 
 
@@ -27,12 +32,14 @@ class TileScore(NamedTuple):
     columns : name and width of consecutive columns of it (0: one column, handed on as a vector)
     function : two dicts of blocks of them [a, ...], [b, ...] in, scores [a, b] out; symmetric in the two items
     slack : by how much a score may be wrong, rounding included; 0 or more
+    ceiling : no score is higher than its value at (a + b)^2, a^2 and b^2 the last numbers of the two; None: not known
     """
 
     numbers: Any
     columns: tuple[tuple[str, int], ...]
     function: Callable[[dict[str, Any], dict[str, Any]], Any]
     slack: float
+    ceiling: Callable[[float], float] | None = None
 
 
 class Leaders(NamedTuple):
@@ -48,7 +55,7 @@ class Search(NamedTuple):
 
     Attributes
     ----------
-    columns, function, slack : of the score
+    columns, function, slack, ceiling : of the score
     n, size : how many pairs, of how many items
     out : codes of pairs that are left out
     mask : bool [size, size], pairs that are wanted (either way round); None: all
@@ -57,6 +64,7 @@ class Search(NamedTuple):
     columns: tuple[tuple[str, int], ...]
     function: Callable[[dict[str, Any], dict[str, Any]], Any]
     slack: float
+    ceiling: Callable[[float], float] | None
     n: int
     size: int
     out: Int[np.ndarray, " x"]
@@ -69,6 +77,15 @@ class Block(NamedTuple):
     start: int
     numbers: np.ndarray
     prompt: np.ndarray | None
+
+
+class Side(NamedTuple):
+    """The items [t] on a side of a tile, the rank of the first in its block, their numbers, and their largest norm."""
+
+    items: np.ndarray
+    rank: int
+    numbers: dict[str, Any]
+    norm: float
 
 
 class Found(NamedTuple):
@@ -94,7 +111,8 @@ def leading_pairs(
     """Every pair that may be among the n best: the n best scores, and whatever is within twice the slack of them.
 
     N (N - 1) / 2 pairs in N^2 / 2 / TILE^2 tiles, each one compiled product and one comparison with the floor, the n-th
-    best score so far less twice the slack. `tercet.designs.dask_tiles` does the same in tasks of Dask.
+    best score so far less twice the slack; tiles with their ceiling below it are left out. `tercet.designs.dask_tiles`
+    does the same in tasks of Dask.
 
     Parameters
     ----------
@@ -113,29 +131,27 @@ def search_for(score: TileScore, n: int, exclude: Int[np.ndarray, "x 2"] | None)
     """What is sought, without the numbers of the items."""
     size = int(score.numbers.shape[0])
     out = np.empty(0, np.int64) if exclude is None else np.unique(pair_code(exclude, size))
-    return Search(score.columns, score.function, score.slack, n, size, out)
+    return Search(score.columns, score.function, score.slack, score.ceiling, n, size, out)
 
 
 def scan(search: Search, so_far: Found, left: Block, right: Block) -> Found:
     """What was found so far and the best pairs of an item of one block with a later item of the other."""
     (codes, scores, floor), n, slack = so_far, search.n, search.slack
     across = left.prompt is not None
-    rows = _tiles_of(search, left)
-    columns = rows if right is left else _tiles_of(search, right)
-    for start, above in rows:
-        for other, beside in columns:
-            if other < start:
-                continue
-            tile, top = _tile(search.function, across, above, beside, _wanted(search, start, other))
-            if float(top) <= floor:
-                continue
-            tile = np.asarray(tile)
-            place, floor = _above(tile, floor, n + len(search.out), slack)
-            new = pair_code(np.stack([start + place // len(tile), other + place % len(tile)], axis=1), search.size)
-            free = ~np.isin(new, search.out)
-            codes, scores = np.append(codes, new[free]), np.append(scores, tile.reshape(-1)[place][free])
-            if len(scores) > max(KEPT, 4 * n):
-                codes, scores, floor = _raised(search, codes, scores, floor)
+    for ceiling, above, beside in _by_ceiling(search, left, right):
+        if ceiling + slack <= floor:
+            break
+        tile, top = _tile(search.function, across, above.numbers, beside.numbers, _wanted(search, above, beside))
+        if float(top) <= floor:
+            continue
+        tile = np.asarray(tile)
+        place, floor = _above(tile, floor, n + len(search.out), slack)
+        pairs = np.stack([above.items[place // len(tile)], beside.items[place % len(tile)]], axis=1)
+        new = pair_code(pairs, search.size)
+        free = ~np.isin(new, search.out)
+        codes, scores = np.append(codes, new[free]), np.append(scores, tile.reshape(-1)[place][free])
+        if len(scores) > max(KEPT, 4 * n):
+            codes, scores, floor = _raised(search, codes, scores, floor)
     return _raised(search, codes, scores, floor)
 
 
@@ -161,30 +177,51 @@ def _above(scores: np.ndarray, floor: float, most: int, slack: float) -> tuple[n
     return np.flatnonzero((flat >= floor) & np.isfinite(flat)), floor
 
 
-def _tiles_of(search: Search, block: Block) -> list[tuple[int, dict[str, Any]]]:
-    """First items of the tiles on a side of a block, and their numbers on the device."""
+def _by_ceiling(search: Search, left: Block, right: Block) -> list[tuple[float, Side, Side]]:
+    """The tiles of two blocks, and what no score in them exceeds, highest first."""
+    rows = _sides(search, left)
+    columns = rows if right is left else _sides(search, right)
+    ceiling = search.ceiling or _unknown
+    found = [(a, b) for a in rows for b in columns if left is not right or a.rank <= b.rank]
+    return sorted(((ceiling((a.norm + b.norm) ** 2), a, b) for a, b in found), key=itemgetter(0), reverse=True)
+
+
+def _unknown(_: float) -> float:
+    return np.inf
+
+
+def _sides(search: Search, block: Block) -> list[Side]:
+    """The items of a block in tiles, those of large norm first where that says anything; a mask leaves their order."""
+    square = block.numbers[:, -1]
+    sort = search.ceiling is not None and search.mask is None
+    order = np.argsort(-square, kind="stable") if sort else np.arange(len(square))
     side = min(TILE, search.size)
-    return [(block.start + at, _on_device(search, block, at, side)) for at in range(0, len(block.numbers), side)]
+    return [_side(search, block, order[rank : rank + side], rank, side) for rank in range(0, len(order), side)]
 
 
-def _on_device(search: Search, block: Block, start: int, side: int) -> dict[str, Any]:
-    """The numbers of one tile's items, filled up to its side; each item knows its place."""
-    place = np.arange(start, start + side)
-    rows = np.minimum(place, len(block.numbers) - 1)
-    numbers, known, column = block.numbers[rows], {}, 0
+def _side(search: Search, block: Block, rows: np.ndarray, rank: int, side: int) -> Side:
+    """These rows of a block, filled up to the side, their numbers on the device; each item knows its rank among all."""
+    norm = float(np.sqrt(block.numbers[rows, -1].max())) if search.ceiling else 0.0
+    known: dict[str, Any] = {
+        "place": jnp.asarray(
+            np.pad(block.start + rank + np.arange(len(rows)), (0, side - len(rows)), constant_values=-1)
+        )
+    }
+    rows = np.pad(rows, (0, side - len(rows)), mode="edge")
+    numbers, column = block.numbers[rows], 0
     for name, width in search.columns:
         known[name] = jnp.asarray(numbers[:, column : column + width] if width else numbers[:, column])
         column += max(1, width)
-    known["place"] = jnp.asarray(np.where(place < len(block.numbers), block.start + place, -1))
-    return known | {"prompt": jnp.asarray(rows if block.prompt is None else block.prompt[rows])}
+    known["prompt"] = jnp.asarray(rows if block.prompt is None else block.prompt[rows])
+    return Side(block.start + rows, block.start + rank, known, norm)
 
 
-def _wanted(search: Search, start: int, other: int) -> np.ndarray | None:
+def _wanted(search: Search, above: Side, beside: Side) -> np.ndarray | None:
     """The mask of a tile, filled up to its sides."""
     if search.mask is None:
         return None
-    side = min(TILE, search.size)
-    part = masked_tile(search.mask, slice(start, start + side), slice(other, other + side))
+    side = len(above.items)
+    part = masked_tile(search.mask, *(slice(one.rank, one.rank + side) for one in (above, beside)))
     return np.pad(part, [(0, side - length) for length in part.shape])
 
 

@@ -1,5 +1,7 @@
 """All pairs in tiles: the picks of a list of all pairs, whatever the tiles, ties, exclusions and prompts."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,8 @@ def gap(left, right):
 @pytest.mark.parametrize("n", [1, 7, 60, 2000])
 @pytest.mark.parametrize("across", [False, True])
 @pytest.mark.parametrize("slack", [0.0, 0.3])
-def test_leaders_are_the_best_of_every_pair(n, across, slack, rng, small_tiles):
+@pytest.mark.parametrize("ceiling", [None, math.sqrt])
+def test_leaders_are_the_best_of_every_pair(n, across, slack, ceiling, rng, small_tiles):
     """Against two loops: all that could be among the n best, and a bound on the rest; ties are never lost."""
     x, prompt = np.round(rng.normal(size=50), 1), rng.integers(4, size=50)
     out = np.array([[j, i] for i in range(0, 40, 3) for j in (i + 1, i + 5)])
@@ -40,7 +43,10 @@ def test_leaders_are_the_best_of_every_pair(n, across, slack, rng, small_tiles):
         if not (across and prompt[i] == prompt[j]) and (j, i) not in set(map(tuple, out))
     }
     found = tiles.leading_pairs(
-        tiles.TileScore(x[:, None], (("x", 0),), gap, slack), n, prompt if across else None, out
+        tiles.TileScore(np.stack([x, x**2], axis=1), (("x", 0), ("square", 0)), gap, slack, ceiling),
+        n,
+        prompt if across else None,
+        out,
     )
     names = list(map(tuple, found.pairs))
     assert len(set(names)) == len(names)
@@ -52,6 +58,35 @@ def test_leaders_are_the_best_of_every_pair(n, across, slack, rng, small_tiles):
     assert {pair for pair, value in scores.items() if value > floor + 1e-9} <= set(names)
     rest = [value for pair, value in scores.items() if pair not in set(names)]
     assert not rest or max(rest) <= found.rest
+
+
+@pytest.mark.parametrize(("ceiling", "scored"), [(math.sqrt, 1), (None, 10)])
+def test_tiles_below_their_ceiling_are_never_scored(ceiling, scored, rng, small_tiles, monkeypatch):
+    """The largest gaps are among the few items far from zero: one tile of ten has them all."""
+    x = rng.permutation(np.append(rng.uniform(-1, 1, 60), [9.0, -9.5, 8.0]))
+    calls, tile = [], tiles._tile
+    monkeypatch.setattr(tiles, "_tile", lambda *a: calls.append(a) or tile(*a))
+    score = tiles.TileScore(np.stack([x, x**2], axis=1), (("x", 0), ("square", 0)), gap, 1e-6, ceiling)
+    found = tiles.leading_pairs(score, 2)
+    assert found.scores[:2].tolist() == pytest.approx([18.5, 17.5])
+    assert len(calls) == scored
+
+
+@pytest.mark.parametrize("criterion", IN_TILES)
+def test_no_score_exceeds_its_ceiling(criterion, seed, small_tiles, monkeypatch):
+    """Every pair's score in tiles, at every pass of a batch, against what its tile's ceiling would be for it alone."""
+    data = simulated_preferences(40, 4, 60, key=seed)
+    fit = laplace(BradleyTerry(LinearHead(2.0)), data.items, data.comparisons)
+    seen, leading = [], pair_scores.leading_pairs
+    monkeypatch.setattr(pair_scores, "leading_pairs", lambda score, *a: seen.append(score) or leading(score, *a))
+    select_pairs(data.items, fit, 4, criterion=criterion, candidates="all")
+    assert seen
+    for score in (score for score in seen if score.ceiling):
+        every = tiles.leading_pairs(score, 780)
+        norm = np.sqrt(score.numbers[:, -1].astype(float))
+        most = [score.ceiling(square) for square in (norm[every.pairs[:, 0]] + norm[every.pairs[:, 1]]) ** 2]
+        assert len(every.scores) == 780
+        assert (every.scores <= np.array(most) + score.slack).all()
 
 
 @pytest.mark.parametrize("criterion", IN_TILES)

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import entr, expit, log_expit
 
+from tercet.datasets import simulated_preferences
 from tercet.designs import (
     BALD,
     EPIG,
@@ -18,12 +20,14 @@ from tercet.designs import (
     ExchangeV,
     GreedyA,
     JointEntropy,
+    PairCandidates,
     candidate_pairs,
     optimality_gap,
     relaxation,
     select_pairs,
 )
-from tercet.models import Items
+from tercet.inference import laplace
+from tercet.models import BradleyTerry, Items, LinearHead
 
 TARGETS = [[0, 3], [5, 1], [2, 6], [7, 0]]
 NAMES = ["Bradley-Terry", "order effect", "Thurstone", "Davidson", "Graded"]
@@ -200,14 +204,38 @@ def test_lazy_joint_entropy_equals_scoring_everything(case: Any, monkeypatch: An
         np.testing.assert_allclose(picks[0].gains, other.gains, rtol=1e-12)
 
 
-def test_log_determinant_keeps_most_of_the_joint_information(case: Any) -> None:
-    """At posterior sds up to 1 the Gaussian batch holds 97 % of what the joint entropy's own batch does."""
-    found = case(n=12, m=40, s=400)
-    shrunk = replace(found)
-    gaussian, exact = shrunk.select(5, "BatchBALD"), shrunk.select(5, "BatchBALD (joint entropy)")
-    order = gaussian.chosen
-    held = select_pairs(found.items, found.posterior, 5, candidates=order, criterion="BatchBALD (joint entropy)")
-    assert held.gains.sum() > 0.95 * exact.gains.sum()
+def joint_information(pool: Any, draws: int = 20_000) -> float:
+    """I(answers; w) of all pairs of a pool: every string of answers, its probability the mean over draws of w."""
+    rng, rows = np.random.default_rng(1), np.stack([pool.row(k) for k in range(len(pool))])
+    logits = pool.difference.mean + rng.normal(size=(draws, rows.shape[1])) @ (rows @ pool.rewards.root).T
+    strings = np.array(list(itertools.product([0.0, 1.0], repeat=len(pool))))
+    of_string = np.exp(strings @ log_expit(logits).T + (1 - strings) @ log_expit(-logits).T).mean(axis=1)
+    win = expit(logits)
+    return float(entr(of_string).sum() - (entr(win) + entr(1 - win)).mean(axis=0).sum())
+
+
+@pytest.mark.parametrize("d", [4, 24])
+def test_log_determinant_keeps_the_joint_information(d: int, seed: int) -> None:
+    """At posterior sds up to 1: 97 % of what the batch of the joint entropy holds, where a random batch has not 80 %.
+
+    The log determinant itself is within 3 % of the joint information of its batch, too.
+    """
+    data = simulated_preferences(60, d, 10 * d, key=seed)
+    posterior = laplace(BradleyTerry(LinearHead(1.5)), data.items, data.comparisons)
+    every = candidate_pairs(data.items, "all")
+    pairs = every[PairCandidates(data.items, every).pool(posterior, None).variance <= 1.0]
+
+    def held(batch: Any) -> float:
+        return joint_information(PairCandidates(data.items, batch).pool(posterior, None))
+
+    gaussian, joint = (
+        select_pairs(data.items, posterior, 8, candidates=pairs, criterion=criterion)
+        for criterion in ("BatchBALD", JointEntropy(draws=2000))
+    )
+    share = held(gaussian.chosen) / held(joint.chosen)
+    assert 0.97 <= share <= 1.03
+    assert gaussian.gains.sum() == pytest.approx(held(gaussian.chosen), rel=0.03)
+    assert held(pairs[np.random.default_rng(seed).permutation(len(pairs))[:8]]) < 0.8 * held(joint.chosen)
 
 
 @pytest.mark.parametrize("criterion", [BALD(), EPIG(), JointEntropy(), GreedyA(), ExchangeV()], ids=lambda c: c.name)
