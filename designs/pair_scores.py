@@ -47,7 +47,11 @@ class AllPairs:
 
 
 def tile_score(
-    pool: PairPool, function: Any, roots: dict[str, np.ndarray], ceiling: Callable[[float], float] | None
+    pool: PairPool,
+    function: Any,
+    roots: dict[str, np.ndarray],
+    ceiling: Callable[[float], float] | None,
+    off: float = 0.0,
 ) -> TileScore:
     """A score of the levels of items and of their rows x root.
 
@@ -58,6 +62,7 @@ def tile_score(
     roots : matrices [p, k] by name
     ceiling : what the score cannot exceed at a squared distance of the last of these rows, and grows with it; None for
         scores of levels only
+    off : by how much the score is wrong at most, rounding apart, for each unit of that distance
     """
     features, mean = pool.rewards.features, pool.rewards.mean
     level = (mean - mean.mean()).astype(np.float32)
@@ -79,7 +84,7 @@ def tile_score(
             numbers = np.concatenate(over_blocks(features, of_block, level))
     largest = float(abs(numbers[:, -1]).max())
     most = LEVELS * largest if ceiling is None else ceiling(4.0 * largest)
-    return TileScore(numbers, tuple(columns), function, ROUNDING * most, ceiling)
+    return TileScore(numbers, tuple(columns), function, ROUNDING * most + off * 4.0 * largest, ceiling)
 
 
 def _item_numbers(

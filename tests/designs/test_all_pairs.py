@@ -8,6 +8,7 @@ import pytest
 from tercet.datasets import annotate, annotation_pairs, simulated_preferences, simulated_prompts
 from tercet.designs import (
     CRITERIA,
+    all_pairs,
     candidate_pairs,
     one_shot_tiles,
     pair_scores,
@@ -19,6 +20,7 @@ from tercet.designs.candidates import count_pairs
 from tercet.designs.selection import pair_candidates
 from tercet.inference import laplace
 from tercet.models import AbilityHead, BradleyTerry, Items, LinearHead, Thurstone
+from tercet.models.links import Logistic
 
 ONCE = ("posterior variance", "max difference", "entropy", "XtX", "D-optimal (published)", "D-optimal (past-aware)")
 IN_TILES = (*ONCE, "greedy D", "greedy V", "greedy A")
@@ -87,6 +89,24 @@ def test_no_score_exceeds_its_ceiling(criterion, seed, small_tiles, monkeypatch)
         most = [score.ceiling(square) for square in (norm[every.pairs[:, 0]] + norm[every.pairs[:, 1]]) ** 2]
         assert len(every.scores) == 780
         assert (every.scores <= np.array(most) + score.slack).all()
+
+
+def test_tiles_know_how_far_their_information_is_off():
+    """Three normal laws for the logistic one: over all means and variances, and no worse than said; 32 bit included."""
+    mean, sd = np.linspace(-15, 15, 301), np.append(0.0, np.geomspace(0.01, 30, 60))
+    here = {
+        "mean": np.float32(mean),
+        "before": np.zeros((301, 1), np.float32),
+        "before squared": np.zeros(301, np.float32),
+    }
+    there = {
+        "mean": np.zeros(61, np.float32),
+        "before": np.float32(sd[:, None]),
+        "before squared": np.float32(sd**2),
+    }
+    off = abs(all_pairs._expected_information(here, there) - Logistic().integrate_information(mean[:, None], sd**2))
+    assert 0.9 * all_pairs.OFF < off.max() <= all_pairs.OFF + 1e-7
+    assert sum(weight for _, weight in all_pairs.NORMALS) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("criterion", IN_TILES)
