@@ -1,7 +1,8 @@
 """The durable store of labels: one SQLite file, one transaction a label.
 
 Labels are expensive. A label is acknowledged when `record` returns; from then on it is in the file, once, whatever
-happens to the process or to the power. This module imports the standard library only, so that a start is instant.
+happens to the process or to the power. This module and `store_file` import the standard library only, so that a start
+is instant.
 """
 
 from __future__ import annotations
@@ -12,46 +13,15 @@ import math
 import operator
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-VERSION = 1
-APPLICATION_ID = 0x74657263  # "terc", bytes 68 to 71 of the file
-WAIT = 30.0  # seconds that one writer waits for another
-WORDS = {"first": 1.0, "tie": 0.5, "second": 0.0, "skip": None}
+from tercet.designs import store_file
 
-SCHEMA = f"""
-BEGIN;
-CREATE TABLE round (
-    number INTEGER PRIMARY KEY,
-    proposed TEXT NOT NULL,   -- UTC
-    criterion TEXT NOT NULL,
-    facts TEXT NOT NULL       -- JSON: what the campaign knew when it proposed this round
-);
-CREATE TABLE ask (
-    id INTEGER PRIMARY KEY,
-    round INTEGER NOT NULL REFERENCES round (number),
-    first NOT NULL CHECK (typeof(first) IN ('integer', 'text')),
-    second NOT NULL CHECK (typeof(second) IN ('integer', 'text') AND second IS NOT first),
-    criterion TEXT NOT NULL,  -- of this ask: that of the round, or random
-    prediction REAL           -- probability that the first is preferred, as predicted before anybody was asked
-);
-CREATE TABLE label (
-    id INTEGER PRIMARY KEY,
-    ask INTEGER NOT NULL REFERENCES ask (id),
-    annotator TEXT NOT NULL,
-    outcome REAL CHECK (outcome BETWEEN 0 AND 1),  -- 1: the first is preferred, 0.5: a tie, NULL: skipped
-    answered TEXT NOT NULL,   -- UTC
-    UNIQUE (ask, annotator)
-);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {VERSION};
-COMMIT;
-"""
+WORDS = {"first": 1.0, "tie": 0.5, "second": 0.0, "skip": None}
 
 
 class Proposal(NamedTuple):
@@ -137,10 +107,10 @@ class LabelStore:
                 missing = self.path if not create else self.path.parent
                 raise FileNotFoundError(f"there is no {'file' if not create else 'folder'} {missing}.")
             with self._told():
-                _create(self.path)
-        _check_header(self.path)
+                store_file.create(self.path)
+        store_file.check_header(self.path)
         with self._told():
-            self._connection = _connect(self.path)
+            self._connection = store_file.connect(self.path)
 
     def propose(
         self, number: int, proposals: Sequence[Proposal], criterion: str, facts: Mapping[str, Any] | None = None
@@ -321,50 +291,3 @@ def _same(before: Label, outcome: float | None) -> Label:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    address = f"{path.absolute().as_uri()}?mode=rw"
-    connection = sqlite3.connect(address, uri=True, timeout=WAIT, isolation_level=None)
-    try:
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {setting}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _create(path: Path) -> None:
-    """Make an empty store elsewhere and link it to its name: there is never half a store, and no other is replaced."""
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        draft = Path(folder) / "draft"
-        with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(SCHEMA)
-        with contextlib.suppress(FileExistsError):  # another process was first: its store is as good
-            os.link(draft, path)
-    if os.name == "posix":  # the name, too, must survive a power failure
-        handle = os.open(path.parent, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-
-
-def _check_header(path: Path) -> None:
-    """Raise where this is no store of ours; read by hand, because SQLite leaves files beside whatever it opens."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a label store; name a file in it.")
-    with open(path, "rb") as stream:
-        header = stream.read(100)
-    if not header.startswith(b"SQLite format 3\0") or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        kind = "an SQLite database of another kind" if header.startswith(b"SQLite") else "something else"
-        raise ValueError(
-            f"{path} is no label store but {kind if header else 'an empty file'}; it was left as it is: name another "
-            "file, or one that does not exist yet."
-        )
-    version = int.from_bytes(header[60:64], "big")
-    if version > VERSION:
-        raise ValueError(
-            f"{path} was written by a newer tercet (version {version} of the store; this one reads up to {VERSION}); "
-            "it was left as it is: upgrade tercet."
-        )

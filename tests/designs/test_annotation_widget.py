@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tercet.designs import AnnotationLoop, LabelStore, Proposal, annotation_widget, label_store
+from tercet.designs import AnnotationLoop, LabelStore, Proposal, annotation_widget, store_file
 from tercet.designs import campaign as campaign_module
 from tercet.designs.pair_widget import CHOOSING, GUARD, PairWidget
 from tercet.models import BradleyTerry, Items, LinearHead
@@ -189,7 +189,7 @@ def test_a_pair_that_was_answered_elsewhere(open_loop: Opener) -> None:
 
 def test_a_store_that_cannot_be_written(open_loop: Opener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The pair stays, the line says why, and the same press works once that is mended."""
-    monkeypatch.setattr(label_store, "WAIT", 0.05)
+    monkeypatch.setattr(store_file, "WAIT", 0.05)
     loop = open_loop()
     widget = annotation_widget(loop, 8)
     before = widget.view

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tercet.designs import Ask, LabelConflictError, LabelStore, Proposal, label_store
-from tercet.designs.label_store import VERSION, as_outcome
+from tercet.designs import Ask, LabelConflictError, LabelStore, Proposal, label_store, store_file
+from tercet.designs.label_store import as_outcome
+from tercet.designs.store_file import VERSION
 
 FOUR = [Proposal("a", "b", "greedy V", 0.7), Proposal("c", "d", "random"), Proposal(1, 2, "x"), Proposal("1", 2, "x")]
 
@@ -43,10 +44,11 @@ def start(code: str, *arguments: Any) -> subprocess.Popen[str]:
 
 def test_only_the_standard_library_is_imported() -> None:
     """By the module itself, and by what comes along with it but for the lazy loader of names."""
-    tree = ast.parse(Path(label_store.__file__).read_text(encoding="utf-8"))
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+    for module in (label_store, store_file):
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {name.partition(".")[0] for name in names} - {"tercet"} <= sys.stdlib_module_names
     code = "import sys; from tercet.designs.label_store import LabelStore; print(*sys.modules)"
     loaded = {name.partition(".")[0] for name in run(code).stdout.split()}
     assert "tercet" in loaded
@@ -398,7 +400,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_another_program_holds_the_file(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tercet.designs.label_store.WAIT", 0.05)
+    monkeypatch.setattr("tercet.designs.store_file.WAIT", 0.05)
     with LabelStore(store.path) as other:
         store._connection.execute("BEGIN IMMEDIATE")
         with pytest.raises(OSError, match="database is locked"):
