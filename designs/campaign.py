@@ -42,7 +42,8 @@ class AnnotationLoop:
     """A campaign: which pairs of items to ask next, whom was asked what, and what has been learned.
 
     It keeps nothing in memory: opened again on the same store, it goes on where it stopped, in the middle of a batch
-    too. Several processes may work on one store.
+    too. Several processes may work on one store; people who answer at the same moment may be shown the same pair, and
+    then both answers count.
 
     The first batch is random. Before each later one the model is fitted anew, its prior scale included, on all
     answers so far, and predicts the batch before it is asked. If the answers to recent predictions show the model
