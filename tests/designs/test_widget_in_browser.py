@@ -195,15 +195,23 @@ class Page:
 
     def run(self) -> None:
         """Run the cell as people do, and wait for its widget."""
-        from selenium.webdriver import ActionChains, Keys
-
-        # What is run before the kernel has come is lost.
-        wait(lambda: ") | Idle" in self.text("#jp-main-statusbar"), "the kernel")
+        # What is run before the kernel has come is lost. JupyterLab 4.6 says so in the toolbar, earlier ones below.
+        places = {"#jp-main-statusbar": ") | Idle", ".jp-NotebookPanel-toolbar": "Kernel status: Idle"}
+        wait(lambda: any(told in self.text(place) for place, told in places.items()), "the kernel")
         for old in self.browser.find_elements("css selector", ".tercet-pairs"):
             self.browser.execute_script("arguments[0].remove()", old)
-        wait(lambda: self.click(".jp-Notebook .cm-content"), "the cell")
-        ActionChains(self.browser).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).perform()
+        before = self.text(".jp-Cell .jp-InputPrompt")
+        wait(lambda: self.starts(before), "the cell")
         wait(lambda: self.find(".tercet-pairs"), "the widget")
+
+    def starts(self, before: str) -> bool:
+        """Press Shift and Enter in the cell: whether its number is another than before, or a star."""
+        from selenium.webdriver import ActionChains, Keys
+
+        self.click(".jp-Notebook .cm-content")
+        ActionChains(self.browser).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).perform()
+        time.sleep(1.0)
+        return self.text(".jp-Cell .jp-InputPrompt") != before
 
     def find(self, selector: str) -> Any:
         return self.browser.find_element("css selector", selector)
