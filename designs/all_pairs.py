@@ -103,7 +103,7 @@ def _information_gain(pool: PairPool, covariance: np.ndarray, target: np.ndarray
 
 def _expected_information(left: dict[str, Any], right: dict[str, Any]) -> Any:
     """E p (1 - p) of Bradley-Terry, to within `OFF`: the density of the logistic as normal ones, each widened."""
-    variance, total = distance("before", left, right), 0.0
+    variance, total = distance("before", left, right), jnp.zeros(())
     square = -0.5 * jnp.square(left["mean"][:, None] - right["mean"])
     for sd, weight in NORMALS:
         narrow = jax.lax.rsqrt(sd**2 + variance)

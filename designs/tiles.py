@@ -80,7 +80,7 @@ class Block(NamedTuple):
 
 
 class Side(NamedTuple):
-    """The items [t] on a side of a tile, the rank of the first in its block, their numbers, and their largest norm."""
+    """The items [t] on a side of a tile, the rank of the first among all, their numbers, and their largest norm."""
 
     items: np.ndarray
     rank: int
@@ -202,12 +202,10 @@ def _sides(search: Search, block: Block) -> list[Side]:
 def _side(search: Search, block: Block, rows: np.ndarray, rank: int, side: int) -> Side:
     """These rows of a block, filled up to the side, their numbers on the device; each item knows its rank among all."""
     norm = float(np.sqrt(block.numbers[rows, -1].max())) if search.ceiling else 0.0
-    known: dict[str, Any] = {
-        "place": jnp.asarray(
-            np.pad(block.start + rank + np.arange(len(rows)), (0, side - len(rows)), constant_values=-1)
-        )
-    }
-    rows = np.pad(rows, (0, side - len(rows)), mode="edge")
+    missing = (0, side - len(rows))
+    place = np.pad(block.start + rank + np.arange(len(rows)), missing, constant_values=-1)
+    rows = np.pad(rows, missing, mode="edge")
+    known: dict[str, Any] = {"place": jnp.asarray(place)}
     numbers, column = block.numbers[rows], 0
     for name, width in search.columns:
         known[name] = jnp.asarray(numbers[:, column : column + width] if width else numbers[:, column])
