@@ -103,7 +103,8 @@ def _information_gain(pool: PairPool, covariance: np.ndarray, target: np.ndarray
 
 def _expected_information(left: dict[str, Any], right: dict[str, Any]) -> Any:
     """E p (1 - p) of Bradley-Terry, to within `OFF`: the density of the logistic as normal ones, each widened."""
-    variance, total = distance("before", left, right), jnp.zeros(())
+    variance = distance("before", left, right)
+    total: Any = 0.0  # of no precision: 32 bit stay so
     square = -0.5 * jnp.square(left["mean"][:, None] - right["mean"])
     for sd, weight in NORMALS:
         narrow = jax.lax.rsqrt(sd**2 + variance)
