@@ -22,7 +22,7 @@ from tercet.designs.tiles import Leaders, TileScore
 from tercet.models.embeddings import Embeddings
 from tercet.models.links import Logistic
 
-SHORTLIST = 4096
+SHORTLIST = 16384
 """Pairs that a pass of tiles brings for greedy D: picks come from them for as long as no other pair can be better."""
 NORMALS = ((1.0532806, 0.19005553), (1.62306514, 0.57687113), (2.57101441, 0.23307334))
 """Standard deviations and weights of the three normal laws whose mixture is nearest to the logistic one in density."""
