@@ -7,11 +7,11 @@ from tercet.datasets import simulated_preferences
 from tercet.inference import (
     compare_models,
     laplace,
-    nuts,
     order_influence,
     reward_difference,
     win_probability,
 )
+from tercet.inference.posterior import SampledPosterior
 from tercet.models import (
     AbilityHead,
     BradleyTerry,
@@ -90,13 +90,14 @@ def test_a_set_of_many_answers_turns_the_order_when_refitted(seed):
 
 def test_influence_asks_for_what_it_needs(rng):
     items, answers = Items.named("abc"), Comparisons([0, 1], [1, 2], [1.0, 0.5])
-    chains = nuts(BradleyTerry(AbilityHead(1.0)), items, answers, warmup=200, samples=250)
+    fit = laplace(BradleyTerry(AbilityHead(1.0)), items, answers)
+    chains = SampledPosterior("nuts", fit.context, {}, {"ability": rng.normal(size=(2, 5, 3))}, {})
     with pytest.raises(ValueError, match="needs the Laplace posterior of Bradley-Terry or Thurstone"):
         order_influence(chains, items)
     with pytest.raises(ValueError, match="got a laplace posterior of Davidson"):
         order_influence(laplace(Davidson(AbilityHead(1.0)), items, answers), items)
     with pytest.raises(ValueError, match="at_most"):
-        order_influence(laplace(BradleyTerry(AbilityHead(1.0)), items, answers), items, at_most=0.0)
+        order_influence(fit, items, at_most=0.0)
 
 
 # Model comparison

@@ -205,7 +205,7 @@ def test_small_networks_under_nuts_and_svi(rng):
     items = project(Items(rng.normal(size=(12, 2))), None)
     answers = Comparisons(rng.integers(0, 6, 40), rng.integers(6, 12, 40), rng.integers(0, 2, 40).astype(float))
     model = BradleyTerry(MLPHead(1.0, widths=(3,)))
-    chains = nuts(model, items, answers, warmup=300, samples=300, chains=2, target_accept=0.95)
+    chains = nuts(model, items, answers, warmup=60, samples=60, chains=2, target_accept=0.95)
     guide = svi(model, items, answers, family="diagonal", steps=2000)
     pairs = np.array([[0, 6], [1, 7]])
     for fit in (chains, guide):

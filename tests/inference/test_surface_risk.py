@@ -141,7 +141,7 @@ def test_a_sampled_family(seed):
     mean = np.exp(0.3 * (sites.coordinates[:, 0] - 50))
     losses = rng.gamma(4.0, mean / 4.0)
     model = LossSurface.around(losses, sites, family="gamma", basis=6)
-    fit = nuts(model, sites, losses, warmup=200, samples=200, chains=2, key=seed)
+    fit = nuts(model, sites, losses, warmup=120, samples=120, chains=2, key=seed)
     risk = surface_risk(fit, sites)
     assert abs(risk.estimate - mean.mean()) < 4 * risk.standard_error < 1.0
 
