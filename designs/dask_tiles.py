@@ -13,6 +13,7 @@ from tercet.designs.tiles import Block, Found, Leaders, Search, TileScore
 
 BLOCKS = 64
 """Blocks of items at most: 2,080 tasks, each of so many tiles as that takes."""
+LEAST = 4  # tiles on a side of a block: fewer tasks, and more tiles to leave out in each
 FIRST = 4  # tasks before a floor is known
 GROWTH = 10  # tasks of a wave for each task before it
 FAN = 16  # results that one task merges
@@ -54,7 +55,7 @@ def _blocks(numbers: Any, prompt: np.ndarray | None) -> list[Any]:
     import dask
 
     size = numbers.shape[0]
-    side = tiles.TILE * -(-size // (tiles.TILE * BLOCKS))
+    side = tiles.TILE * max(LEAST, -(-size // (tiles.TILE * BLOCKS)))
     parts = numbers.rechunk((side, -1)).to_delayed().ravel()
     block = dask.delayed(Block)
     prompt = None if prompt is None else prompt.astype(np.int32)  # travels with the graph
