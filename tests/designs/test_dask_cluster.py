@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tercet.datasets import simulated_preferences
-from tercet.designs import all_pairs, select_pairs, selection, tiles
+from tercet.designs import all_pairs, dask_tiles, select_pairs, selection, tiles
 from tercet.inference import laplace
 from tercet.models import BradleyTerry, Items
 
@@ -35,6 +35,7 @@ def cluster():
 def task(seed, monkeypatch):
     """120 items in uneven chunks, many tiles, and a fit."""
     monkeypatch.setattr(tiles, "TILE", 16)
+    monkeypatch.setattr(dask_tiles, "LEAST", 1)
     monkeypatch.setattr(all_pairs, "SHORTLIST", 40)
     monkeypatch.setattr(selection, "LISTED", 10)
     data = simulated_preferences(120, 6, 200, key=seed)

@@ -17,6 +17,7 @@ UNEVEN = ((7, 1, 30, 16), (2, 3))  # of 54 items x 5
 def small_tiles(small_tiles, monkeypatch):
     """Many tiles in blocks of two, waves of few tasks, shortlists that run out."""
     monkeypatch.setattr(tiles, "TILE", 5)
+    monkeypatch.setattr(dask_tiles, "LEAST", 1)
     monkeypatch.setattr(dask_tiles, "BLOCKS", 6)
     monkeypatch.setattr(dask_tiles, "GROWTH", 1)
     monkeypatch.setattr(dask_tiles, "FAN", 3)
