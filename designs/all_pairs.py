@@ -14,7 +14,7 @@ from tercet.designs.candidates import pair_code
 from tercet.designs.criterion import Criterion
 from tercet.designs.greedy import Greedy, GreedyA, GreedyD, GreedyState, GreedyV
 from tercet.designs.one_shot_tiles import ONE_SHOT
-from tercet.designs.pair_scores import AllPairs, distance, tile_score
+from tercet.designs.pair_scores import AllPairs, distance, quarter, tile_score
 from tercet.designs.pool import PairPool
 from tercet.designs.published import PublishedD, PublishedXtX
 from tercet.designs.roots import symmetric_root
@@ -98,7 +98,7 @@ def _information_gain(pool: PairPool, covariance: np.ndarray, target: np.ndarray
     roots = {"before": pool.rewards.root, "now": symmetric_root(covariance)}
     if target is None:
         return tile_score(pool, _odds, roots, _most_odds, OFF)
-    return tile_score(pool, _fall, roots | {"aim": covariance @ target}, _most_fall, OFF)
+    return tile_score(pool, _fall, roots | {"aim": covariance @ target}, quarter, OFF)
 
 
 def _expected_information(left: dict[str, Any], right: dict[str, Any]) -> Any:
@@ -119,11 +119,6 @@ def _odds(left: dict[str, Any], right: dict[str, Any]) -> Any:
 def _most_odds(square: float) -> float:
     """At equal rewards, where the posterior variance is as it was before the batch: either could only lower it."""
     return square * sum(weight / math.sqrt(2.0 * math.pi * (sd**2 + square)) for sd, weight in NORMALS)
-
-
-def _most_fall(square: float) -> float:
-    """E p (1 - p) is at most a quarter."""
-    return 0.25 * square
 
 
 def _fall(left: dict[str, Any], right: dict[str, Any]) -> Any:

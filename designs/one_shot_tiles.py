@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from tercet.designs.candidates import pair_code
 from tercet.designs.criterion import OneShot
 from tercet.designs.one_shot import Entropy, MaxDifference, PosteriorVariance
-from tercet.designs.pair_scores import AllPairs, distance, tile_score
+from tercet.designs.pair_scores import AllPairs, distance, quarter, tile_score
 from tercet.designs.pool import PairPool
 from tercet.designs.published import PastAwareD, PublishedD, PublishedXtX
 from tercet.designs.target_moments import within_prompts
@@ -83,7 +83,7 @@ def one_shot_tiles(rule: OneShot, candidates: AllPairs, pool: PairPool) -> OneSh
     def published(some: PairPool) -> np.ndarray:
         return rule._weights(some) * some.squared_norms(root)
 
-    function, ceiling = (_distance_now, float) if linear else (_odds_at_mean, _quarter)
+    function, ceiling = (_distance_now, float) if linear else (_odds_at_mean, quarter)
     return OneShotTiles(candidates, tile_score(pool, function, {"now": root}, ceiling), published)
 
 
@@ -145,10 +145,6 @@ def _closeness(left: dict[str, Any], right: dict[str, Any]) -> Any:
 
 def _distance_now(left: dict[str, Any], right: dict[str, Any]) -> Any:
     return distance("now", left, right)
-
-
-def _quarter(square: float) -> float:
-    return 0.25 * square
 
 
 def _odds_at_mean(left: dict[str, Any], right: dict[str, Any]) -> Any:

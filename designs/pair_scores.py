@@ -104,6 +104,11 @@ def _item_numbers(
     return numbers
 
 
+def quarter(square: float) -> float:
+    """No higher is a squared distance times p (1 - p)."""
+    return 0.25 * square
+
+
 def distance(name: str, left: dict[str, Any], right: dict[str, Any]) -> Any:
     """Squared distances |row_i - row_j|^2 of a tile, the rows of this name."""
     crossed = left[name] @ right[name].T
