@@ -32,7 +32,7 @@ def peak() -> float:
 
 
 def warm_up() -> float:
-    import tercet.designs.dask_tiles  # noqa: F401
+    import tercet.designs.pairs.tiled.dask_tiles  # noqa: F401
 
     return peak()
 

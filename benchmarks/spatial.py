@@ -33,7 +33,7 @@ def uniform(n: int, metric: str, rng: np.random.Generator) -> Any:
 
 def published(losses: np.ndarray, validation: Any, test: Any) -> tuple[int, float]:
     """Sort every row of the distance matrix; then each power of two in turn. delta as in `published=True`."""
-    from tercet.inference.fill_distance import bisected_fill
+    from tercet.inference.space.fill_distance import bisected_fill
     from tercet.models import distances
 
     gap = distances(test, validation)
@@ -59,7 +59,7 @@ def ours(losses: np.ndarray, validation: Any, test: Any) -> tuple[int, float]:
 
 
 def timed(name: str, work: Callable[..., tuple[int, float]], n: int, m: int, metric: str) -> None:
-    import tercet.inference.spatial_risk  # noqa: F401  (imports are not what is timed)
+    import tercet.inference.space.spatial_risk  # noqa: F401  (imports are not what is timed)
 
     rng = np.random.default_rng(0)
     validation, test, losses = uniform(n, metric, rng), uniform(m, metric, rng), rng.uniform(size=n)

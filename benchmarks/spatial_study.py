@@ -39,7 +39,7 @@ from tercet.inference import (
     surface_risk,
 )
 from tercet.models import LossSurface
-from tercet.models.kernels import covariance
+from tercet.models.space.kernels import covariance
 
 SIZES = (250, 500, 1000, 2000, 4000, 8000)
 LINE_SIZES = tuple(range(5, 76, 10))

@@ -134,7 +134,7 @@ def held_out(file: Path) -> None:
     The sd is that of the difference to the best trivial baseline when cells are drawn anew (bootstrap of both clouds).
     """
     from tercet.inference import persistence, reference_mode, transport_midpoint, wasserstein
-    from tercet.inference.choosing import bridged
+    from tercet.inference.trajectories.reference_selection import bridged
     from tercet.models import ReferenceSDE, SnapshotModel, Snapshots, brownian, constant_volatility, gradient_field
 
     stored = np.load(file)
@@ -170,7 +170,7 @@ def growth(smoke: bool) -> None:
     """One gradient of the first-anchored likelihood as particles and dimensions grow."""
     import jax
 
-    from tercet.inference.problem import Problem
+    from tercet.inference.posteriors.problem import Problem
     from tercet.models import ReferenceSDE, SnapshotModel, Snapshots, constant_volatility, ornstein_uhlenbeck
 
     print("\none gradient of the likelihood: seconds after compiling, and the compilation")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tercet.models.data import Sites
+from tercet.models.space.sites import Sites
 
 FOOT = 0.3048
 

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from tercet.models._inputs import as_floats, as_generator, as_pairs
-from tercet.models.data import Comparisons, Items
-from tercet.models.links import Logistic
+from tercet.models.items.items import Items
+from tercet.models.preferences.comparisons import Comparisons
+from tercet.models.preferences.links import Logistic
 
 SCHEMES = ("random", "similar", "diverse", "cross-prompt")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tercet.models.data import Comparisons, Items
+from tercet.models.items.items import Items
+from tercet.models.preferences.comparisons import Comparisons
 
 TEAMS = ("Milwaukee", "Detroit", "Toronto", "New York", "Boston", "Cleveland", "Baltimore")
 WINS = np.array(

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.linalg
 
 from tercet.models._inputs import as_generator
-from tercet.models.data import Sites
-from tercet.models.kernels import covariance
+from tercet.models.space.kernels import covariance
+from tercet.models.space.sites import Sites
 
 TRAIN, SIDE = 1_000, 30
 COVARIATE_LENGTH, RESPONSE_LENGTH, FIELD_LENGTH, FIELD_VARIANCE, NOISE_VARIANCE = 0.3, 1.0, 0.5, 0.5, 0.1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_floats
-from tercet.models.data import Snapshots
+from tercet.models.trajectories.snapshots import Snapshots
 
 CHANNEL = re.compile(r"[XYZ](position|rotation)", re.IGNORECASE)
 

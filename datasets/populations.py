@@ -12,16 +12,16 @@ import numpyro.distributions as dist
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_floats, as_generator
-from tercet.models.data import Snapshots
-from tercet.models.reference_sdes import (
+from tercet.models.trajectories.families import big_vortex, coupled_springs, lamb_oseen, lotka_volterra, repressilator
+from tercet.models.trajectories.reference_sdes import (
     Drift,
     ReferenceSDE,
     constant_volatility,
     diagonal_volatility,
     proportional_volatility,
 )
-from tercet.models.sde_families import big_vortex, coupled_springs, lamb_oseen, lotka_volterra, repressilator
-from tercet.models.simulation import simulate
+from tercet.models.trajectories.simulation import simulate
+from tercet.models.trajectories.snapshots import Snapshots
 
 Start = Callable[[np.random.Generator, int], ArrayLike]
 """(generator, n) -> [n, d]: draw where n particles begin."""

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.special import expit
 
 from tercet.models._inputs import as_generator
-from tercet.models.data import Comparisons, Items
+from tercet.models.items.items import Items
+from tercet.models.preferences.comparisons import Comparisons
 
 
 class SimulatedPreferences(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,3 +146,15 @@ def check_distinct(first: np.ndarray, second: np.ndarray) -> None:
             f"{same.size} comparison(s) set an item against itself, the first at row {int(same[0])} "
             f"(item {int(first[same[0]])}); drop these rows."
         )
+
+
+def as_ids(name: str, ids: Sequence[Hashable] | None, size: int) -> tuple[Hashable, ...] | None:
+    """Unique names, one a row, or None where none were given."""
+    if ids is None:
+        return None
+    values = tuple(np.asarray(ids).tolist() if isinstance(ids, np.ndarray) else ids)
+    if len(values) != size:
+        raise ValueError(f"{name} has {len(values)} name(s) for {size} row(s); give one name a row.")
+    if len(set(values)) != size:
+        raise ValueError(f"{name} has {size - len(set(values))} repeated name(s); names must be unique.")
+    return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tercet.inference.best_of_n import BestOfN
+from tercet.inference.preferences.best_of_n import BestOfN
 from tercet.plots.style import COLORS, axes
 
 
@@ -16,7 +16,7 @@ def plot_best_of_n(found: Mapping[str, BestOfN], ax: Any = None) -> Any:
 
     Parameters
     ----------
-    found : name of a rule (or "the truth itself") to what `tercet.inference.best_of_n` gave for it
+    found : name of a rule (or "the truth itself") to what `tercet.inference.preferences.best_of_n` gave for it
     ax : matplotlib Axes, optional
 
     Returns

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tercet.inference.scores import calibration_curve
+from tercet.inference.preferences.scores import calibration_curve
 from tercet.plots.style import COLORS, axes
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tercet.inference.infill import InfillCheck
-from tercet.inference.neighbours import Neighbours
-from tercet.inference.risk import Risk
-from tercet.models.data import Sites
-from tercet.models.geometry import as_sites
+from tercet.inference.space.infill import InfillCheck
+from tercet.inference.space.neighbours import Neighbours
+from tercet.inference.space.risk import Risk
+from tercet.models.space.geometry import as_sites
+from tercet.models.space.sites import Sites
 from tercet.plots.style import COLORS
 from tercet.plots.style import axes as plain_axes
 
@@ -130,7 +130,7 @@ def plot_distances(
         "test to nearest validation": tree.nearest(as_sites("test", test, here.metric))[0][:, 0],
     }
     if folds is not None:
-        from tercet.inference.splitters import to_training
+        from tercet.inference.space.splitters import to_training
 
         curves["fold to nearest other fold"] = to_training(here, np.asarray(folds))
     axes = plain_axes(ax)

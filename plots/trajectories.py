@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tercet.models.data import Snapshots
+from tercet.models.trajectories.snapshots import Snapshots
 from tercet.plots.style import COLORS
 from tercet.plots.style import axes as plain_axes
 

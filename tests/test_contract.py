@@ -240,7 +240,7 @@ def test_broken_files_are_told(posterior, tmp_path):
 
 
 def test_a_posterior_of_a_newer_format_is_refused(tmp_path, monkeypatch):
-    from tercet.inference import storage
+    from tercet.inference.posteriors import storage
 
     monkeypatch.setattr(storage, "FORMAT", 99)
     path = fit("laplace, exact").save(tmp_path / "fit")
@@ -261,7 +261,7 @@ def test_own_models_are_given_again(tmp_path):
 
 
 def test_memory_is_asked_for_before_it_is_taken(monkeypatch):
-    from tercet.inference import posterior as module
+    from tercet.inference.posteriors import posterior as module
 
     monkeypatch.setattr(module, "LOG_LIKELIHOOD_BYTES", 8.0 * M * 39)
     with pytest.raises(ValueError, match="pass log_likelihood=False or fewer draws"):

@@ -70,9 +70,9 @@ def test_module_keeps_to_the_rules(path: Path) -> None:
 @pytest.mark.parametrize(
     ("room", "source"),
     [
-        ("models", "from tercet.inference.posterior import Posterior"),
+        ("models", "from tercet.inference.posteriors.posterior import Posterior"),
         ("models", "from tercet import inference"),
-        ("models", "import tercet.designs.pool as p"),
+        ("models", "import tercet.designs.pairs.pool as p"),
         ("models", "def f():\n    def g():\n        from tercet.inference import laplace"),
         ("models", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tercet.plots import x"),
         ("models", "import importlib\nimportlib.import_module('tercet.inference')"),
@@ -92,9 +92,9 @@ def test_broken_wall_is_seen(room: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("room", "source"),
     [
-        ("inference", "from tercet.models.data import Items\nfrom tercet.inference.context import Context"),
+        ("inference", "from tercet.models.data import Items\nfrom tercet.inference.posteriors.context import Context"),
         ("designs", "from tercet import models, inference, __version__\nimport numpy, modelset"),
-        ("plots", "import tercet\nimport tercet.inference.rewards"),
+        ("plots", "import tercet\nimport tercet.inference.preferences.rewards"),
     ],
 )
 def test_lawful_import_is_let_through(room: str, source: str) -> None:

@@ -122,7 +122,7 @@ def test_wheel_names_itself_and_what_it_needs(wheel: Path) -> None:
         lines = archive.read(path).decode().splitlines()
         commands = archive.read(path.replace("METADATA", "entry_points.txt")).decode().split()
     assert "Name: tercet" in lines
-    assert " ".join(commands) == "[console_scripts] tercet-select = tercet.designs.command_line:main"
+    assert " ".join(commands) == "[console_scripts] tercet-select = tercet.designs.campaigns.command_line:main"
     assert f"Version: {tercet.__version__}" in lines
     assert "Requires-Python: >=3.11" in lines
     assert "License-Expression: MIT" in lines

@@ -18,8 +18,8 @@ from tercet.datasets.populations import (
     spring_snapshots,
     vortex_snapshots,
 )
-from tercet.models.reference_sdes import ReferenceSDE, constant_volatility
-from tercet.models.sde_families import brownian, ornstein_uhlenbeck
+from tercet.models.trajectories.families import brownian, ornstein_uhlenbeck
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, constant_volatility
 
 FALSE_ALARM = 1e-6
 OU = ReferenceSDE(ornstein_uhlenbeck(2), constant_volatility(0.5))

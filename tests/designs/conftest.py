@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tercet.designs import all_pairs, select_pairs, selection, tiles
+from tercet.designs import select_pairs
+from tercet.designs.pairs import select_pairs as selection
+from tercet.designs.pairs.tiled import all_pairs, tiles
 from tercet.inference import GaussianPosterior, SampledPosterior
-from tercet.inference.context import Context
+from tercet.inference.posteriors.context import Context
 from tercet.models import BradleyTerry, Comparisons, Davidson, Graded, Items, LinearHead, Thurstone
 
 GRID = np.linspace(-8.0, 8.0, 121)  # the trapezoid rule is exact to 1e-12 for smooth functions that vanish at the ends

@@ -12,9 +12,9 @@ from scipy.special import expit
 from scipy.stats import halfnorm, norm
 
 from tercet.inference import LaplaceOptions, laplace
-from tercet.inference.evidence import _general, _linear
+from tercet.inference.preferences.evidence import _general, _linear
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone
-from tercet.models.reward_heads import HYPERPRIOR_SD
+from tercet.models.preferences.heads import HYPERPRIOR_SD
 
 
 def wrapped(model):

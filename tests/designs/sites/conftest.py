@@ -15,9 +15,9 @@ from tercet.designs import (
     select_sites,
 )
 from tercet.inference import SampledPosterior
-from tercet.inference.context import Context
+from tercet.inference.posteriors.context import Context
 from tercet.models import LossSurface, Sites
-from tercet.models.loss_surfaces import JITTER, WALL
+from tercet.models.space.loss_surfaces import JITTER, WALL
 
 
 def draw(space: str, n: int, rng: np.random.Generator) -> Sites:

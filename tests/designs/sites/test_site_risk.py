@@ -18,7 +18,7 @@ from tercet.designs import (
     select_sites,
 )
 from tercet.inference import SampledPosterior
-from tercet.inference.context import Context
+from tercet.inference.posteriors.context import Context
 from tercet.models import Frame, LossSurface
 
 RTOL = 1e-8

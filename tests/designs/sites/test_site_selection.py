@@ -19,7 +19,7 @@ from tercet.designs import (
     select_sites,
 )
 from tercet.inference import SampledPosterior, laplace
-from tercet.inference.context import Context
+from tercet.inference.posteriors.context import Context
 from tercet.models import BradleyTerry, Comparisons, Items, LinearHead, Sites
 
 MAY_STOP = pytest.mark.filterwarnings("ignore:no candidate left brings any target nearer")

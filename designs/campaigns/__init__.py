@@ -1,0 +1,1 @@
+"""Annotation campaigns: the label store, the loop, the widget, the command line."""

@@ -1,0 +1,1 @@
+"""What a criterion is, and the criteria that any candidates can be chosen by."""

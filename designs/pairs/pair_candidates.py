@@ -1,0 +1,140 @@
+"""Pairs of items that could be asked, and who could be asked: what `select_pairs` chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from tercet.designs.criteria.candidates import Candidates
+from tercet.designs.pairs.draw_pool import DrawPool, draw_pool
+from tercet.designs.pairs.pool import PairPool
+from tercet.designs.pairs.target_moments import SecondMoment, target_matrix
+from tercet.inference.posteriors.posterior import GaussianPosterior, Posterior
+from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
+from tercet.models.items.embeddings import Embeddings
+from tercet.models.items.items import Items
+from tercet.models.preferences.heads import LinearInParameters
+
+BY_DRAWS = "'BALD (draws)', 'EPIG (draws)' or 'BatchBALD (joint entropy)'"
+
+
+@dataclass(frozen=True, eq=False)
+class PairCandidates(Candidates):
+    """Pairs of items that could be asked: what `select` chooses from.
+
+    Attributes
+    ----------
+    items, pairs : the candidates
+    annotator : int [m], who would answer each (None: anybody)
+    annotator_ids : names of the annotators
+    """
+
+    items: Items
+    pairs: Int[np.ndarray, "m 2"]
+    annotator: Int[np.ndarray, " m"] | None = None
+    annotator_ids: tuple[Hashable, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def asking(self, posterior: Posterior, annotators: str | Sequence[Hashable]) -> PairCandidates:
+        """Every pair with every one of these annotators ("all": all that the fit knows), pair after pair."""
+        known = _known_annotators(posterior)
+        wanted = known if isinstance(annotators, str) and annotators == "all" else tuple(annotators)
+        strangers = [name for name in wanted if name not in known]
+        if strangers or not wanted or len(set(wanted)) < len(wanted):
+            raise ValueError(
+                f'annotators must be "all" or different names among the {len(known)} of the fit '
+                f"({', '.join(map(repr, known[:5]))}{', ...' if len(known) > 5 else ''}), got {annotators!r}."
+            )
+        places = np.array([known.index(name) for name in wanted])
+        pairs, who = np.repeat(self.pairs, len(places), axis=0), np.tile(places, len(self.pairs))
+        return PairCandidates(self.items, pairs, who, known)
+
+    def pool(self, posterior: Posterior, target: Any) -> PairPool:
+        """These candidates under a posterior, its rewards as a Gaussian; of features on disk what they need is read."""
+        pool = self.pool_of_items(posterior, target)
+        return pool.narrowed() if isinstance(pool.rewards.features, Embeddings) else pool
+
+    def pool_of_items(self, posterior: Posterior, target: Any) -> PairPool:
+        """The same, its features left where they are: only pools made from it, by `of`, answer every question."""
+        model = comparison_model(posterior)
+        if self.annotator is not None:
+            raise ValueError(f"annotators= needs a criterion that works by posterior draws: {BY_DRAWS}.")
+        _check_definite(posterior)
+        rewards = reward_gaussian(posterior, self.items)
+        if isinstance(target, Items):
+            if not isinstance(model.head, LinearInParameters):
+                raise ValueError(
+                    f"target=Items needs a linear head or {BY_DRAWS}; or add the target items to `items` and give "
+                    "target as pairs of them."
+                )
+            target = as_items(posterior, target)  # raw embeddings are projected as those of the fit were
+        if not isinstance(model.head, LinearInParameters):
+            # r = mean + root xi is linear in xi ~ Normal(0, I): as many parameters as draws, not as items.
+            rewards = replace(rewards, features=rewards.root, root=np.eye(rewards.root.shape[1]))
+        moment = target_matrix(rewards, self.items, target)
+        if rewards.order is not None:
+            moment = np.pad(moment, (0, 1))  # nobody's target is an order effect
+        sites = {} if model.link is not None else posterior.mean()
+        asked = posterior.context.comparisons
+        answered = None if asked is None else asked.pairs
+        return PairPool(self.items, self.pairs, model, sites, rewards, answered, SecondMoment(moment))
+
+    def draw_pool(self, posterior: Posterior, draws: int) -> DrawPool:
+        """These candidates under at most this many draws of a posterior, each annotator with a precision."""
+        return draw_pool(posterior, self.items, self.pairs, self.annotator, draws)
+
+    def picks(self, chosen: np.ndarray) -> Int[np.ndarray, "b 2"]:
+        """The pairs at these places."""
+        return self.pairs[chosen]
+
+    def who(self, chosen: np.ndarray) -> Int[np.ndarray, " b"] | None:
+        """Who would answer the candidates at these places (positions among the annotators of the fit)."""
+        return None if self.annotator is None else self.annotator[chosen]
+
+    def table(self, chosen: np.ndarray, pool: PairPool | DrawPool, gains: np.ndarray) -> Any:
+        """DataFrame of the chosen pairs: ids, gain, and what the posterior says of each."""
+        import pandas as pd
+
+        names, pairs, picked, who = self.items.names, self.picks(chosen), pool.take(chosen), self.who(chosen)
+        moments = picked.difference
+        asked = {} if who is None else {"annotator": [self.annotator_ids[a] for a in who]}
+        return pd.DataFrame(
+            {
+                "first": [names[i] for i in pairs[:, 0]],
+                "second": [names[j] for j in pairs[:, 1]],
+                **asked,
+                "gain": gains,
+                "difference_mean": moments.mean,
+                "difference_sd": moments.sd,
+                "win_probability": picked.expected_outcome,
+            }
+        )
+
+
+def _known_annotators(posterior: Posterior) -> tuple[Hashable, ...]:
+    if not comparison_model(posterior).annotators:
+        raise ValueError("annotators= needs a fit of a model with annotators=True, which learns their precisions.")
+    asked = posterior.context.comparisons
+    if asked is not None and asked.annotator_ids is not None:
+        return asked.annotator_ids
+    return tuple(range(posterior.draws(1)["precision"].shape[1]))
+
+
+def _check_definite(posterior: Posterior) -> None:
+    """Raise where a Gaussian posterior has no covariance."""
+    if not isinstance(posterior, GaussianPosterior):
+        return
+    factor = posterior.precision_factor
+    smallest = float(factor.diagonal().min())
+    if not (np.isfinite(factor).all() and smallest > 0):
+        raise ValueError(
+            "the precision of this posterior is not positive definite (its factor must be finite with a positive "
+            f"diagonal; the smallest entry is {smallest:g}): some parameter is not determined. Fit again with a finite "
+            "prior_sd."
+        )

@@ -1,0 +1,76 @@
+"""Target pairs written out: what a criterion predicts for, where the second moment of the targets is not enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from tercet.designs.pairs.candidates import candidate_pairs
+from tercet.designs.pairs.pair_candidates import PairCandidates
+from tercet.designs.pairs.pool import PairPool
+from tercet.inference.posteriors.posterior import Posterior
+from tercet.inference.preferences.rewards import as_items, reward_gaussian
+from tercet.models._inputs import as_generator, as_pairs
+from tercet.models.items.embeddings import Embeddings
+from tercet.models.items.items import Items
+
+
+@dataclass(frozen=True, eq=False)
+class TargetedPool(PairPool):
+    """A pool that knows some target pairs.
+
+    Attributes
+    ----------
+    target_rows : their differences d (0 for the order effect: nobody's target is one)
+    target_mean : posterior mean of their reward differences
+    """
+
+    target_rows: Float[np.ndarray, "t p"]
+    target_mean: Float[np.ndarray, " t"]
+
+
+def targeted_pool(candidates: PairCandidates, posterior: Posterior, target: Any, n: int, key: Any) -> TargetedPool:
+    """Candidates under a posterior, with at most n target pairs."""
+    pool = candidates.pool(posterior, target)
+    items, pairs = target_pairs(candidates.items, target, n, key)
+    rewards = pool.rewards
+    if items is not candidates.items or len(pool.items) < len(items):
+        of_target = as_items(posterior, items)
+        if isinstance(of_target.features, Embeddings):
+            used, codes = np.unique(pairs, return_inverse=True)
+            of_target, pairs = of_target.loaded(used), codes.reshape(-1, 2)
+        rewards = reward_gaussian(posterior, of_target)
+    known = {field.name: getattr(pool, field.name) for field in fields(pool)}
+    if rewards.features is None:
+        rows, order = np.zeros((len(pairs), len(rewards.mean))), np.arange(len(pairs))
+        rows[order, pairs[:, 0]], rows[order, pairs[:, 1]] = 1.0, -1.0
+    else:
+        rows = np.asarray(rewards.features[pairs[:, 0]] - rewards.features[pairs[:, 1]])
+    if rewards.order is not None:
+        rows = np.pad(rows, ((0, 0), (0, 1)))
+    return TargetedPool(**known, target_rows=rows, target_mean=rewards.difference(pairs).mean)
+
+
+def target_pairs(items: Items, target: Any, n: int, key: Any) -> tuple[Items, Int[np.ndarray, "t 2"]]:
+    """Items and at most n pairs of them that stand for a target; all of them where there are no more.
+
+    Parameters
+    ----------
+    target : None (random pairs of `items`), "in-prompt", Items (random pairs of these), or pairs [t, 2] of `items`
+    """
+    if isinstance(target, Items):
+        return target, _some(target, "random", n, key)
+    if target is None or isinstance(target, str):
+        return items, _some(items, "random" if target is None else target, n, key)
+    pairs = as_pairs(target, len(items))
+    chosen = as_generator(key).choice(len(pairs), size=min(n, len(pairs)), replace=False)
+    return items, pairs[np.sort(chosen)]
+
+
+def _some(items: Items, scheme: Any, n: int, key: Any) -> np.ndarray:
+    counts = np.array([len(items)]) if scheme == "random" else np.bincount(np.asarray(items.prompt))
+    available = int((counts * (counts - 1) // 2).sum())
+    return candidate_pairs(items, scheme, min(n, available), key)

@@ -1,0 +1,1 @@
+"""All pairs of all items, scored in tiles and never listed."""

@@ -1,0 +1,116 @@
+"""All pairs of items, and scores of them in tiles: from features, wherever these are, to the best pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from tercet.designs.pairs.pool import PairPool
+from tercet.designs.pairs.tiled.tiles import Leaders, TileScore, leading_pairs
+from tercet.models.items.embeddings import Embeddings
+from tercet.models.items.items import Items
+from tercet.models.items.projection import near_mean, over_blocks
+
+ROUNDING = 200.0 * float(np.finfo(np.float32).eps)  # of a score in 32 bit, as a share of the largest there can be
+LEVELS = 0.02  # that much less for levels: two of them and their difference are each rounded once
+
+
+@dataclass(frozen=True, eq=False)
+class AllPairs:
+    """All pairs of n items, less those of one prompt (`across`), those excluded [x, 2], those not in a mask [n, n]."""
+
+    items: Items
+    across: bool = False
+    exclude: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+    @property
+    def prompt(self) -> np.ndarray | None:
+        """Prompt of each item, where pairs of one prompt are left out."""
+        return self.items.prompt if self.across else None
+
+    def leading(self, score: TileScore, n: int) -> Leaders:
+        """Every one of these pairs that may be among the n best, in one pass of tiles."""
+        if isinstance(score.numbers, np.ndarray):
+            return leading_pairs(score, n, self.prompt, self.exclude, self.mask)
+        if self.mask is not None:
+            raise ValueError("a mask of pairs needs features in memory, not a Dask array; use prompts or exclude.")
+        from tercet.designs.pairs.tiled.dask_tiles import leading_pairs_by_tasks
+
+        return leading_pairs_by_tasks(score, n, self.prompt, self.exclude)
+
+
+def tile_score(
+    pool: PairPool,
+    function: Any,
+    roots: dict[str, np.ndarray],
+    ceiling: Callable[[float], float] | None,
+    off: float = 0.0,
+) -> TileScore:
+    """A score of the levels of items and of their rows x root.
+
+    Parameters
+    ----------
+    pool : any pool of these items
+    function : of two dicts of blocks: "mean", then each name of `roots`, and its squared norm as "name squared"
+    roots : matrices [p, k] by name
+    ceiling : what the score cannot exceed at a squared distance of the last of these rows, and grows with it; None for
+        scores of levels only
+    off : by how much the score is wrong at most, rounding apart, for each unit of that distance
+    """
+    features, mean = pool.rewards.features, pool.rewards.mean
+    level = (mean - mean.mean()).astype(np.float32)
+    columns = [("mean", 0)] + [
+        part for name, root in roots.items() for part in ((name, root.shape[1]), (f"{name} squared", 0))
+    ]
+    width = sum(max(1, size) for _, size in columns)
+    matrices = tuple(roots.values())
+    if features is None:
+        numbers: Any = _item_numbers(matrices, tuple(root.mean(axis=0) for root in matrices), None, level)
+    else:
+        center = near_mean(features)
+        of_block = partial(_item_numbers, matrices, tuple(center @ root for root in matrices))
+        if isinstance(features, Embeddings) and features.chunked is not None:
+            from tercet.models.items.dask_features import rows_by_chunk
+
+            numbers = rows_by_chunk(features, of_block, width, level).persist()  # where the chunks are
+        else:
+            numbers = np.concatenate(over_blocks(features, of_block, level))
+    largest = float(abs(numbers[:, -1]).max())
+    most = LEVELS * largest if ceiling is None else ceiling(4.0 * largest)
+    return TileScore(numbers, tuple(columns), function, ROUNDING * most + off * 4.0 * largest, ceiling)
+
+
+def _item_numbers(
+    roots: tuple[np.ndarray, ...], shifts: tuple[np.ndarray, ...], features: np.ndarray | None, level: np.ndarray
+) -> Float[np.ndarray, "n c"]:
+    """In 32 bit: the level of each item, then x root - shift and its square for every root; x = identity if None.
+
+    Shifts are rows near the mean: the differences are the same, and 32 bit lose nothing to what all items share.
+    """
+    numbers = np.empty((len(level), 1 + sum(root.shape[1] + 1 for root in roots)), np.float32)
+    numbers[:, 0], column = level, 1
+    for root, shift in zip(roots, shifts, strict=True):
+        rows = (root if features is None else features @ root) - shift
+        numbers[:, column : column + rows.shape[1]] = rows
+        column += rows.shape[1] + 1
+        numbers[:, column - 1] = np.square(rows).sum(axis=1)
+    return numbers
+
+
+def quarter(square: float) -> float:
+    """No higher is a squared distance times p (1 - p)."""
+    return 0.25 * square
+
+
+def distance(name: str, left: dict[str, Any], right: dict[str, Any]) -> Any:
+    """Squared distances |row_i - row_j|^2 of a tile, the rows of this name."""
+    crossed = left[name] @ right[name].T
+    squares = left[f"{name} squared"][:, None] + right[f"{name} squared"]
+    return jnp.maximum(squares - 2.0 * crossed, 0.0)

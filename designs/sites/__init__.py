@@ -1,0 +1,1 @@
+"""Sites as candidates: fitted loss surfaces, fill distance."""

@@ -1,0 +1,1 @@
+"""What comparisons say: rewards, win probabilities, calibration, networks, diagnostics."""

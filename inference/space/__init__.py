@@ -1,0 +1,1 @@
+"""What validation labels say of the risk elsewhere: estimators, loss surfaces, splitters."""

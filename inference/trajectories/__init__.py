@@ -1,0 +1,1 @@
+"""What snapshots say: parameters of the reference SDE, Sinkhorn bridges, paths, forecasts."""

@@ -1,0 +1,245 @@
+"""Schroedinger bridges between snapshots: the coupling nearest to the reference that carries one onto the next.
+
+The static problem min KL(P | a_i b_j p_theta(y_j | x_i)) over couplings P of the two snapshots is entropic optimal
+transport with cost -log p_theta(y_j | x_i) and **epsilon = 1**. For a Brownian reference with volatility sigma over a
+time dt this is epsilon = sigma^2 dt with the cost |x - y|^2 / 2, hence epsilon = **2 sigma^2 dt** with the |x - y|^2 of
+ott's PointCloud and of POT (`brownian_epsilon`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tercet.inference.trajectories.bridge_paths import MultimarginalBridge
+from tercet.inference.trajectories.bridge_problem import BridgeProblem, parameters
+from tercet.inference.trajectories.couplings import Bridge
+from tercet.inference.trajectories.sinkhorn import Solution
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
+from tercet.models.trajectories.snapshots import Snapshots
+
+
+def brownian_epsilon(volatility: float, duration: float) -> float:
+    """Epsilon 2 sigma^2 dt with which plain entropic transport, cost |x - y|^2, is the bridge of a Brownian reference.
+
+    For ott's `PointCloud` (its default cost) and POT's `ot.dist`; with the cost |x - y|^2 / 2 it is half of this.
+
+    Parameters
+    ----------
+    volatility : sigma, in data units / sqrt(time unit)
+    duration : dt between the two snapshots
+
+    References
+    ----------
+    Leonard (2014), A survey of the Schroedinger problem and some of its connections with optimal transport.
+
+    Examples
+    --------
+    >>> from tercet.inference import brownian_epsilon
+    >>> brownian_epsilon(0.5, 2.0)
+    1.0
+    """
+    if not (volatility > 0 and duration > 0 and np.isfinite(volatility * duration)):
+        raise ValueError(f"volatility and duration must be positive, got {volatility} and {duration}.")
+    return 2.0 * float(volatility) ** 2 * float(duration)
+
+
+def sinkhorn_bridge(
+    sde: ReferenceSDE,
+    theta: Mapping[str, Any],
+    source: ArrayLike,
+    target: ArrayLike,
+    start: float,
+    stop: float,
+    *,
+    weights: tuple[ArrayLike | None, ArrayLike | None] | None = None,
+    tolerance: float = 1e-3,
+    max_iterations: int = 2000,
+    substeps: int = 10,
+    tile: int | None = None,
+) -> Bridge:
+    """Static Schroedinger bridge of the linearised reference between two clouds of particles.
+
+    Parameters
+    ----------
+    sde, theta : the reference and the values of its parameters
+    source, target : arrays [n, d], [m, d]; n and m may differ
+    start, stop : their times
+    weights : weights of source and target particles, default equal
+    tolerance : L1 error of the marginal at which Sinkhorn stops
+    max_iterations : of Sinkhorn, at each level of annealing
+    substeps : Runge-Kutta steps of the linear-noise moments
+    tile : rows of the cost held at once; by default all up to 30 million pairs, 16 beyond
+
+    Returns
+    -------
+    Bridge
+        With a warning, and `converged` false, where the tolerance was not reached.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit; parameters at which the moments explode.
+
+    References
+    ----------
+    Shen, Berlinghieri, Broderick (2024), arXiv 2408.06277; Peyre and Cuturi (2019), Computational Optimal Transport.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tercet.inference import sinkhorn_bridge
+    >>> from tercet.models import ReferenceSDE, brownian, constant_volatility
+    >>> sde = ReferenceSDE(brownian(1), constant_volatility(1.0))
+    >>> bridge = sinkhorn_bridge(sde, {}, [[0.0], [1.0]], [[0.0], [1.0], [2.0]], 0.0, 1.0)
+    >>> bridge.coupling.shape, bridge.converged, bridge.coupling.sum(axis=1).round(6).tolist()
+    ((2, 3), True, [0.5, 0.5])
+    """
+    clouds = Snapshots([source, target], [start, stop])
+    given = None if weights is None else list(weights)
+    return multimarginal_bridge(
+        sde,
+        theta,
+        clouds,
+        weights=given,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        substeps=substeps,
+        tile=tile,
+    ).bridges[0]
+
+
+def multimarginal_bridge(
+    sde: ReferenceSDE,
+    theta: Mapping[str, Any],
+    snapshots: Snapshots,
+    *,
+    weights: Sequence[ArrayLike | None] | None = None,
+    tolerance: float = 1e-3,
+    max_iterations: int = 2000,
+    substeps: int = 10,
+    tile: int | None = None,
+) -> MultimarginalBridge:
+    """Bridges through all snapshots: one between each two neighbours, chained by the Markov property.
+
+    Arguments as in `sinkhorn_bridge`; `weights` has one entry a snapshot.
+
+    Returns
+    -------
+    MultimarginalBridge
+        `.bridges`, `.objective` (their sum), `.converged`, and whole paths: `.paths`, `.marginal`, `.bands`.
+
+    References
+    ----------
+    Shen, Berlinghieri, Broderick (2024), arXiv 2408.06277, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tercet.inference import multimarginal_bridge
+    >>> from tercet.models import ReferenceSDE, Snapshots, constant_volatility, ornstein_uhlenbeck
+    >>> rng = np.random.default_rng(0)
+    >>> cells = Snapshots([rng.normal(k, 1.0, (40 + k, 1)) for k in range(3)], times=[0.0, 1.0, 2.0])
+    >>> sde = ReferenceSDE(ornstein_uhlenbeck(1), constant_volatility(1.0))
+    >>> whole = multimarginal_bridge(sde, {"rate": [0.3], "level": [2.0]}, cells)
+    >>> whole.paths([0.0, 0.5, 1.0, 2.0], n=7).shape, whole.converged
+    ((7, 4, 1), True)
+    """
+    problem = BridgeProblem(sde, snapshots, weights, tolerance, max_iterations, substeps, tile)
+    values = parameters(sde, theta)
+    solution = problem.solve(values)
+    bridges = bridges_of(problem, values, solution)
+    found = MultimarginalBridge(snapshots, bridges, substeps)
+    if not found.converged:
+        warnings.warn(problem.complaint(solution), stacklevel=2)
+    return found
+
+
+def bridges_of(problem: BridgeProblem, theta: Theta, solution: Solution) -> tuple[Bridge, ...]:
+    """One `Bridge` an interval."""
+    found, clouds, times = [], problem.snapshots.particles, problem.snapshots.times
+    own = {site: np.asarray(value) for site, value in theta.items()}
+    for k in range(len(clouds) - 1):
+        n, m = len(clouds[k]), len(clouds[k + 1])
+        factors = solution.factors[0][k, :n], solution.factors[1][k, :m]
+        found.append(
+            Bridge(
+                problem.sde,
+                own,
+                clouds[k].astype(np.float64),
+                clouds[k + 1].astype(np.float64),
+                float(times[k]),
+                float(times[k + 1]),
+                problem.weights[k],
+                problem.weights[k + 1],
+                solution.f[k, :n],
+                solution.g[k, :m],
+                float(solution.objective[k]),
+                float(solution.error[k]),
+                int(solution.iterations[k]),
+                bool(solution.error[k] < problem.tolerance),
+                factors,
+            )
+        )
+    return tuple(found)
+
+
+class BridgeObjective(NamedTuple):
+    """Value of the bridge objective and its gradient, one array a parameter."""
+
+    value: float
+    gradient: dict[str, np.ndarray]
+
+
+def bridge_objective(
+    sde: ReferenceSDE,
+    theta: Mapping[str, Any],
+    snapshots: Snapshots,
+    *,
+    weights: Sequence[ArrayLike | None] | None = None,
+    tolerance: float = 1e-6,
+    max_iterations: int = 5000,
+    substeps: int = 10,
+    tile: int | None = None,
+) -> BridgeObjective:
+    """V(theta) = sum_k min_P KL(P | a b' p_theta) over consecutive snapshots, and its gradient in theta.
+
+    By the envelope theorem dV / dtheta = -sum_ij P_ij d log p_theta(y_j | x_i) / dtheta, which holds at the optimal P
+    only: away from it the gradient belongs to no function, so an unconverged Sinkhorn is refused.
+
+    Arguments as in `multimarginal_bridge`; the tolerance is tighter, since the gradient's error is proportional to it.
+
+    Raises
+    ------
+    RuntimeError
+        Sinkhorn has not converged.
+    ValueError
+        Input that does not fit; moments that explode.
+
+    References
+    ----------
+    Milgrom and Segal (2002), Envelope theorems for arbitrary choice sets, Econometrica 70; arXiv 2408.06277.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tercet.inference import bridge_objective
+    >>> from tercet.models import ReferenceSDE, Snapshots, constant_volatility, ornstein_uhlenbeck
+    >>> rng = np.random.default_rng(0)
+    >>> cells = Snapshots([rng.normal(k, 1.0, (40, 1)) for k in range(3)], times=[0.0, 1.0, 2.0])
+    >>> sde = ReferenceSDE(ornstein_uhlenbeck(1), constant_volatility())
+    >>> found = bridge_objective(sde, {"rate": [0.3], "level": [2.0], "volatility": 1.0}, cells)
+    >>> sorted(found.gradient), found.gradient["rate"].shape
+    (['level', 'rate', 'volatility'], (1,))
+    """
+    problem = BridgeProblem(sde, snapshots, weights, tolerance, max_iterations, substeps, tile)
+    values = parameters(sde, theta)
+    solution = problem.solve(values)
+    if not problem.converged(solution):
+        raise RuntimeError(problem.complaint(solution))
+    _, gradient = problem.expected_cost(values, solution, np.ones(len(snapshots) - 1))
+    return BridgeObjective(float(solution.objective.sum()), {k: np.asarray(v) for k, v in gradient.items()})

@@ -1,0 +1,85 @@
+"""The coupling of two snapshots that a static Schroedinger bridge gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from tercet.inference.trajectories.bridge_problem import MOST
+from tercet.models._inputs import as_generator
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Coupling of two snapshots, P_ij = a_i b_j exp(f_i + g_j) p_theta(y_j | x_i).
+
+    Parameters
+    ----------
+    source, target : arrays [n, d], [m, d] at times `start`, `stop`
+    source_weights, target_weights : arrays a [n], b [m], each of sum 1
+    f, g : arrays [n], [m], the Schroedinger potentials
+    objective : sum_ij P_ij log(P_ij / (a_i b_j p_theta(y_j | x_i))) in nats: <P, C> + KL(P | a b'), C the cost
+    converged : whether the column sums are within `tolerance` of b (L1 error `error`); rows are exact
+    iterations : of Sinkhorn, annealing included
+    """
+
+    sde: ReferenceSDE
+    theta: Theta
+    source: np.ndarray
+    target: np.ndarray
+    start: float
+    stop: float
+    source_weights: np.ndarray
+    target_weights: np.ndarray
+    f: np.ndarray
+    g: np.ndarray
+    objective: float
+    error: float
+    iterations: int
+    converged: bool
+    factors: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def coupling(self) -> Float[np.ndarray, "n m"]:
+        """P [n, m]; refused where it would be larger than 30 million entries."""
+        n, m = len(self.source), len(self.target)
+        if n * m > MOST:
+            raise ValueError(
+                f"the coupling of {n} x {m} particles is too large to hold; draw pairs by .targets(rows, key), or use "
+                "snapshots.subsample(...)."
+            )
+        return self.source_weights[:, None] * self._rows(np.arange(n))
+
+    def targets(self, rows: ArrayLike, key: Any = 0) -> np.ndarray:
+        """Draw for each of these sources the index of its target, from P(j | i)."""
+        index = np.asarray(rows)
+        return _draw(self._rows, index, as_generator(key))
+
+    def sources(self, columns: ArrayLike, key: Any = 0) -> np.ndarray:
+        """Draw for each of these targets the index of its source, from P(i | j)."""
+        index = np.asarray(columns)
+        return _draw(self._columns, index, as_generator(key))
+
+    def _rows(self, index: np.ndarray) -> np.ndarray:
+        logs = self.factors[0][index] @ self.factors[1].T + self.g + self.f[index, None]
+        return np.exp(logs) * self.target_weights
+
+    def _columns(self, index: np.ndarray) -> np.ndarray:
+        logs = self.factors[1][index] @ self.factors[0].T + self.f + self.g[index, None]
+        return np.exp(logs) * self.source_weights
+
+
+def _draw(law: Callable[[np.ndarray], np.ndarray], index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One draw from each row of `law(index)`, in chunks."""
+    found = []
+    for begin in range(0, len(index), 1000):
+        total = np.cumsum(law(index[begin : begin + 1000]), axis=1)
+        level = rng.random((len(total), 1)) * total[:, -1:]
+        found.append((total <= level).sum(axis=1))
+    return np.concatenate(found)

@@ -1,0 +1,1 @@
+"""Comparisons and their models: reward heads, links, ties and graded answers."""

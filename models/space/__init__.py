@@ -1,0 +1,1 @@
+"""Sites, distances between them, and surfaces of losses over them."""

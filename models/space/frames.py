@@ -1,0 +1,75 @@
+"""Flat coordinates in which a surface over sites lives: a box of half-width one on the plane, kilometres scaled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tercet.models.space.geometry import EARTH_RADIUS, as_sites, check_same_space, positions
+from tercet.models.space.sites import Sites
+
+CAP = np.cos(np.radians(60.0))
+"""Sites within 60 degrees of their centre are projected (Lambert's equal-area), others stay on the ball."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Maps sites to [n, q], |x| <= 1 over the sites it was built for.
+
+    Attributes
+    ----------
+    metric : of the sites
+    center : array [d] of the plane; unit vector [3] on the sphere
+    scale : units (kilometres) per unit of the frame
+    flat : False where the sphere is seen as the unit ball, q = 3
+    """
+
+    metric: str
+    center: tuple[float, ...]
+    scale: float
+    flat: bool = True
+
+    @classmethod
+    def around(cls, *sites: Sites | ArrayLike) -> Frame:
+        """Build the frame that holds all these sites."""
+        known = [as_sites("sites", each) for each in sites]
+        for other in known[1:]:
+            check_same_space(known[0], other)
+        metric, points = known[0].metric, np.concatenate([positions(each) for each in known])
+        if metric == "plane":
+            low, high = points.min(axis=0), points.max(axis=0)
+            return cls(metric, tuple((low + high) / 2), float((high - low).max() / 2) or 1.0)
+        center = points.mean(axis=0)
+        length = float(np.linalg.norm(center))
+        if length < 0.1 or (points @ (center / length)).min() < CAP:
+            return cls(metric, (0.0, 0.0, 0.0), EARTH_RADIUS, flat=False)
+        center = center / length
+        reach = float(np.abs(_lambert(points, center)).max())
+        return cls(metric, tuple(center), reach or 1.0)
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates q."""
+        return len(self.center) if self.metric == "plane" else 2 if self.flat else 3
+
+    def coordinates(self, sites: Sites | ArrayLike) -> np.ndarray:
+        """Coordinates [n, q] of sites."""
+        known = as_sites("sites", sites, self.metric)
+        if known.metric != self.metric:
+            raise ValueError(f"the surface lives on the {self.metric}, the sites on the {known.metric}.")
+        points, center = positions(known), np.asarray(self.center)
+        if self.metric == "plane":
+            return (points - center) / self.scale
+        return _lambert(points, center) / self.scale if self.flat else points
+
+
+def _lambert(points: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """Kilometres east and north [n, 2] in Lambert's azimuthal equal-area projection about a unit vector."""
+    pole = np.array([0.0, 0.0, 1.0]) if abs(center[2]) < 0.999 else np.array([1.0, 0.0, 0.0])
+    east = np.cross(pole, center)
+    east /= np.linalg.norm(east)
+    north = np.cross(center, east)
+    stretch = np.sqrt(2 / np.maximum(1 + points @ center, 1e-12))
+    return EARTH_RADIUS * stretch[:, None] * np.stack([points @ east, points @ north], axis=1)

@@ -1,0 +1,1 @@
+"""Snapshots of populations and the stochastic differential equations behind them."""

@@ -1,0 +1,107 @@
+"""Snapshots: populations of particles at some times, without identity from one time to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tercet.models._inputs import as_floats, as_generator, as_ids, as_indices, is_concrete, same_length
+from tercet.models._pytree import pytree
+
+
+@pytree("names", "observed")
+@dataclass(frozen=True)
+class Snapshots:
+    """Populations of particles seen at some times, without identity from one time to the next.
+
+    Parameters
+    ----------
+    particles : sequence of arrays [n_k, d], or one array [K, n, d]
+        One a time; the numbers n_k may differ.
+    times : increasing array [K]
+    names : d unique names of the coordinates, optional (default x0, x1, ...)
+    observed : d booleans, optional
+        Which coordinates are seen (default all); the others may hold any finite filler, such as zeros.
+    """
+
+    particles: tuple[np.ndarray, ...]
+    times: np.ndarray
+    names: tuple[Hashable, ...]
+    observed: tuple[bool, ...]
+
+    def __init__(
+        self,
+        particles: Sequence[ArrayLike] | np.ndarray,
+        times: ArrayLike,
+        names: Sequence[Hashable] | None = None,
+        observed: Sequence[bool] | None = None,
+    ) -> None:
+        clouds = tuple(as_floats(f"particles[{k}]", cloud, 2) for k, cloud in enumerate(particles))
+        clock = as_floats("times", times, 1).astype(np.float64)
+        same_length(particles=clouds, times=clock)
+        widths = {cloud.shape[1] for cloud in clouds}
+        if len(widths) != 1:
+            raise ValueError(f"every snapshot must have the same coordinates, got widths {sorted(widths)}.")
+        if np.any(np.diff(clock) <= 0):
+            raise ValueError(f"times must increase, got {clock.tolist()}; sort the snapshots by time.")
+        width = widths.pop()
+        labels = as_ids("names", names or [f"x{i}" for i in range(width)], width)
+        seen = (True,) * width if observed is None else tuple(bool(v) for v in observed)
+        if len(seen) != width or not any(seen):
+            raise ValueError(f"observed must have {width} booleans, at least one true; got {seen}.")
+        for name, value in {"particles": clouds, "times": clock, "names": labels, "observed": seen}.items():
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates d, unobserved ones included."""
+        return len(self.names)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of particles of each snapshot."""
+        return tuple(len(cloud) for cloud in self.particles)
+
+    @property
+    def center(self) -> np.ndarray:
+        """Mean [d] over all particles of all times."""
+        return np.concatenate(self.particles).mean(axis=0)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """Standard deviation [d] over all particles of all times (1 where a coordinate never varies)."""
+        spread = np.concatenate(self.particles).std(axis=0)
+        return np.where(spread > 0, spread, 1.0)
+
+    @property
+    def magnitude(self) -> Any:
+        """Largest absolute observed coordinate (1 where all are zero)."""
+        seen = np.flatnonzero(self.observed)
+        if not is_concrete(*self.particles):
+            largest = jnp.stack([jnp.abs(cloud[:, seen]).max() for cloud in self.particles]).max()
+            return jnp.where(largest > 0, largest, 1.0)
+        return float(max(np.abs(cloud[:, seen]).max() for cloud in self.particles)) or 1.0
+
+    def take(self, which: Sequence[int]) -> Snapshots:
+        """Give the snapshots at these positions, in order of time."""
+        index = sorted(int(k) for k in as_indices("which", np.asarray(which), len(self)))
+        return Snapshots([self.particles[k] for k in index], self.times[index], self.names, self.observed)
+
+    def subsample(self, particles: int, key: Any = 0) -> Snapshots:
+        """Keep at most this many particles a snapshot, drawn without repetition."""
+        if particles < 1:
+            raise ValueError(f"particles must be at least 1, got {particles}.")
+        rng = as_generator(key)
+        kept = [
+            cloud[np.sort(rng.choice(len(cloud), particles, replace=False))] if len(cloud) > particles else cloud
+            for cloud in self.particles
+        ]
+        return Snapshots(kept, self.times, self.names, self.observed)

@@ -1,0 +1,109 @@
+"""Kernels, the collapsed normal law, and the surfaces they make."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from numpyro.handlers import seed as seeded
+from numpyro.handlers import trace
+
+from tercet.models import Frame, LossSurface, Sites
+from tercet.models.space.basis_normal import BasisNormal
+from tercet.models.space.kernels import KERNELS, SMOOTHNESS, covariance, frequencies, slope_over_distance
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_are_those_of_scikit_learn(kernel, rng):
+    gp = pytest.importorskip("sklearn.gaussian_process.kernels")
+    x, y = rng.normal(size=(20, 3)), rng.normal(size=(15, 3))
+    peer = gp.RBF(0.7) if kernel == "squared exponential" else gp.Matern(0.7, nu=SMOOTHNESS[kernel])
+    np.testing.assert_allclose(covariance(kernel, x, y, 0.7), peer(x, y), atol=1e-12)
+    np.testing.assert_allclose(covariance(kernel, jnp.asarray(x), jnp.asarray(y), 0.7), peer(x, y), atol=1e-12)
+    np.testing.assert_allclose(np.diag(covariance(kernel, x, x, 0.7)), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["matern 3/2", "matern 5/2", "squared exponential"])
+def test_slopes_of_kernels_by_differences(kernel, rng):
+    x, y, step = rng.normal(size=(1, 2)), rng.normal(size=(6, 2)), 1e-6
+    ahead, behind = (covariance(kernel, x + s * np.array([[step, 0.0]]), y, 0.9) for s in (1, -1))
+    found = slope_over_distance(kernel, np.square(x - y).sum(axis=1), 0.9) * (x - y)[:, 0]
+    np.testing.assert_allclose(found, ((ahead - behind) / (2 * step))[0], atol=1e-8)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_random_frequencies_make_the_kernel(kernel, rng):
+    """Mean of cos(w (x - y)) over frequencies: its Monte Carlo error is at most 1 / sqrt(2 n)."""
+    w = frequencies(kernel, 0.8, (40_000, 2), rng)
+    x, y = rng.normal(size=(8, 2)), rng.normal(size=(1, 2))
+    np.testing.assert_allclose(np.cos((x - y) @ w.T).mean(axis=1), covariance(kernel, x, y, 0.8)[:, 0], atol=0.02)
+
+
+def test_no_gradient_where_there_is_none():
+    with pytest.raises(ValueError, match="nowhere smooth"):
+        slope_over_distance("matern 1/2", np.ones(3), 1.0)
+
+
+@pytest.mark.precision
+def test_collapsed_law_is_the_dense_one(bits, rng):
+    """Against the multivariate normal, with a level far from zero, and its gradient, data traced or not."""
+    phi, scales, value = rng.normal(size=(40, 7)), rng.uniform(0.5, 2, 7), 100 + rng.normal(size=40)
+    whole = (phi * scales**2) @ phi.T + 0.3**2 * np.eye(40)
+    wanted = float(dist.MultivariateNormal(jnp.full(40, 99.0), jnp.asarray(whole)).log_prob(jnp.asarray(value)))
+    known = jnp.asarray(value)
+
+    def log_prob(noise, y):
+        return BasisNormal(jnp.asarray(phi), 99.0, jnp.asarray(scales), noise).log_prob(y)
+
+    loose = 1e-9 if bits == 64 else 3e-4
+    found, slope = jax.jit(jax.value_and_grad(lambda noise: log_prob(noise, known)))(0.3)
+    assert float(found) == pytest.approx(wanted, rel=loose)
+    traced = jax.jit(log_prob)
+    assert float(traced(0.3, known)) == pytest.approx(wanted, rel=loose)
+    if bits == 64:
+        assert float(slope) == pytest.approx(float(traced(0.30001, known) - traced(0.29999, known)) / 2e-5, rel=1e-5)
+    law = BasisNormal(jnp.asarray(phi), 99.0, jnp.asarray(scales), 0.3)
+    draws = np.asarray(law.sample(jax.random.key(int(value[0])), (4000,)))
+    np.testing.assert_allclose(np.cov(draws.T), whole, atol=6 * whole.max() / np.sqrt(4000))
+
+
+@pytest.mark.parametrize("kernel", ["matern 3/2", "matern 5/2", "squared exponential"])
+@pytest.mark.parametrize(("d", "basis", "error"), [(1, 64, 0.01), (2, 24, 0.02)])
+def test_the_basis_approximates_the_kernel(kernel, d, basis, error, rng):
+    places = rng.uniform(-0.7, 0.7, (60, d))  # nearer to the wall of the box its variance falls short
+    model = LossSurface(Frame("plane", (0.0,) * d, 1.0), kernel=kernel, basis=basis)
+    root = np.asarray(model.functions(jnp.asarray(places)) * model.scales(1.0, 0.4))
+    np.testing.assert_allclose(root @ root.T, covariance(kernel, places, places, 0.4), atol=error)
+
+
+@pytest.mark.parametrize("family", ["log-normal", "gamma", "normal", "student"])
+@pytest.mark.parametrize("basis", [8, 0])
+def test_every_family_draws_and_observes(family, basis, rng):
+    """One trace of the prior and one of the likelihood: finite, positive where it must be, right shapes."""
+    sites, losses = Sites(rng.uniform(size=(30, 2))), rng.gamma(2.0, 1.0, 30)
+    model = LossSurface.around(losses, sites, family=family, basis=basis)
+    drawn = trace(seeded(model, 0)).get_trace(sites)["losses"]["value"]
+    assert drawn.shape == (30,)
+    assert np.isfinite(drawn).all()
+    if family == "gamma":
+        assert (drawn > 0).all()
+    site = trace(seeded(model, 1)).get_trace(sites, losses)["losses"]
+    assert np.isfinite(site["fn"].log_prob(site["value"])).all()
+    surface = {"log-normal": 0.5 + 0.3**2 / 2, "gamma": 0.5, "normal": np.log(0.5), "student": np.log(0.5)}[family]
+    wanted = np.exp(surface) if family in ("log-normal", "gamma") else 0.5
+    assert model.expected(0.5, {"noise": 0.3}) == pytest.approx(wanted)
+
+
+def test_bad_surfaces(rng):
+    sites = rng.uniform(size=(5, 2))
+    with pytest.raises(ValueError, match=r"2 loss\(es\) are zero or negative"):
+        LossSurface.around([1.0, 0.0, 2.0, -1.0, 1.0], sites, family="gamma")
+    with pytest.raises(ValueError, match="family must be one of"):
+        LossSurface.around(np.ones(5), sites, family="beta")
+    with pytest.raises(ValueError, match="kernel must be one of"):
+        LossSurface.around(np.ones(5), sites, kernel="gaussian")
+    with pytest.raises(ValueError, match="basis=0"):
+        LossSurface.around(np.ones(5), rng.uniform(size=(5, 4)), basis=4)
+    assert LossSurface.around(np.ones(5), rng.uniform(size=(5, 4))).basis == 0
