@@ -143,7 +143,7 @@ def _rough(form: LinearForm, tolerance: float, max_steps: int) -> tuple[np.ndarr
     if len(form.outcome) < THIN * ENOUGH * len(form.prior_precision):
         return None, None
     try:
-        fit = newton(form.thin(THIN), None, tolerance, max_steps)
+        fit = newton(form.subsample(THIN), None, tolerance, max_steps)
     except SingularPrecisionError:
         return None, None
     return (fit.mode, fit.precision) if fit.converged else (None, None)
@@ -151,7 +151,7 @@ def _rough(form: LinearForm, tolerance: float, max_steps: int) -> tuple[np.ndarr
 
 def _single(form: LinearForm, start: np.ndarray | None) -> np.ndarray | None:
     """Minus the Hessian at the start to 32-bit accuracy: enough to set out with, at half the price."""
-    precision = form.precision(form.rows.predict(np.zeros(len(form.prior_precision)) if start is None else start), True)
+    precision = form.precision(form.predictor(np.zeros(len(form.prior_precision)) if start is None else start), True)
     # Below this the rounding of 32 bit could make it indefinite: then the exact Hessian has to serve.
     floor = 1e-4 * precision.diagonal().max()
     return precision if form.prior_precision.min() > floor else None
