@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_generator, as_pairs
-from tercet.models.items.items import Items, project
+from tercet.models.items.items import Items
+from tercet.models.items.principal_components import project
 from tercet.models.preferences.comparisons import Comparisons
 
 

@@ -89,10 +89,7 @@ def batch_inflation(pool: PairPool, prediction: np.ndarray, key: Any = 0) -> flo
     key : int seed or JAX key, for 1,000 draws
     """
     own = pool.sample(np.arange(len(pool)))
-    first, second = own.ends
-    rows = own.rewards.whitened[first] - own.rewards.whitened[second]
-    if own.rewards.order is not None:
-        rows = rows + own.rewards.order[1]
+    rows = own.rows.matmat(own.root)
     noise = as_generator(key).standard_normal((DRAWS, rows.shape[1]))
     p = np.asarray(own.model.expected_outcome(own.difference.mean + noise @ rows.T, own.sites))
     prediction = np.clip(prediction, _CLOSEST, 1.0 - _CLOSEST)

@@ -25,8 +25,9 @@ from tercet.designs.pairs.registry import as_criterion
 from tercet.designs.pairs.select_pairs import select_pairs
 from tercet.inference.posteriors.mode import laplace
 from tercet.models._inputs import as_generator
-from tercet.models.items.embeddings import open_embeddings
-from tercet.models.items.items import Items, project
+from tercet.models.items.items import Items
+from tercet.models.items.on_disk import open_embeddings
+from tercet.models.items.principal_components import project
 from tercet.models.preferences.comparison_models import BradleyTerry
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.rewards import Moments, as_items, comparison_model, some_draws
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
-from tercet.models.preferences.heads import AbilityHead
 
 BLOCK = 250_000
 """Numbers (candidates x draws) that are held at once: they stay in the cache."""
@@ -120,7 +119,7 @@ def draw_pool(
     model = comparison_model(posterior)
     sites = some_draws(posterior, draws)
     known = as_items(posterior, items)
-    if isinstance(model.head, AbilityHead):
+    if model.head.per_item:
         codes, parts = pairs, iter([known])  # abilities are those of all items at once
     else:
         used, codes = np.unique(pairs, return_inverse=True)

@@ -22,7 +22,6 @@ from tercet.designs.pairs.tiled.pair_scores import AllPairs
 from tercet.designs.sites.k_centre import SITE_CRITERIA
 from tercet.inference.preferences.rewards import as_items
 from tercet.models._inputs import as_floats, as_generator, as_pairs
-from tercet.models.items.embeddings import Embeddings
 from tercet.models.items.items import Items
 
 if TYPE_CHECKING:
@@ -209,7 +208,7 @@ def _from_all(
 
 def _check_listed(items: Items, pairs: int, rule: Criterion) -> None:
     """Raise where listing these pairs would bring all features of a Dask array or a file into memory."""
-    if isinstance(items.features, Embeddings):
+    if not items.operator.in_memory:
         raise ValueError(
             f"criterion {rule.name!r} has to list all {pairs:,} pairs, and the features of these {len(items):,} items "
             "are not in memory; score all pairs by 'posterior variance', 'max difference', 'entropy', 'XtX', 'greedy "

@@ -24,7 +24,7 @@ from tercet.models._inputs import as_key
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
-from tercet.models.preferences.distributions import BernoulliProbit, SoftBernoulliLogits
+from tercet.models.preferences.distributions import SoftBernoulli
 
 Family = Callable[[Any], tuple[Any, Callable[[Any], Any]]]
 """Distribution -> (eta [..., k], function from eta to its information [..., k, k])."""
@@ -138,17 +138,13 @@ def comparison_information(
     """
     if model.annotators:
         raise ValueError("with annotators use fisher_information(model, sites, items, comparisons).")
-    from tercet.models.preferences.heads import AbilityHead, LinearInParameters
-    from tercet.models.preferences.linear_form import design_rows
+    from tercet.models.preferences.heads import LinearInParameters
 
     if not isinstance(model.head, LinearInParameters):
         raise ValueError(f"{type(model.head).__name__} is not linear in its parameters; use fisher_information.")
-    features = None if isinstance(model.head, AbilityHead) else items.features
-    rows = design_rows(features, len(items), comparisons.first, comparisons.second, model.order_effect)
-    theta = np.atleast_1d(np.asarray(sites[model.head.site], dtype=np.float64))
-    if model.order_effect:
-        theta = np.append(theta, sites["order_effect"])
-    return rows.gram(comparisons.weights * model.information(rows.predict(theta), sites))
+    rows = model.design(items, comparisons).compact()
+    theta = np.hstack([np.asarray(sites[name], dtype=np.float64) for name in (model.head.site, *model.effects)])
+    return rows.gram(comparisons.weights * model.information(rows.matvec(theta), sites))
 
 
 def _observed(sites: dict[str, Any]) -> dict[str, Any]:
@@ -255,10 +251,8 @@ def _bernoulli_logits(eta: Any) -> Any:
     return jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta)
 
 
-def _probit(eta: Any) -> Any:
-    log_phi = -0.5 * jnp.square(eta) - 0.5 * jnp.log(2 * jnp.pi)
-    tails = jax.scipy.special.log_ndtr(eta) + jax.scipy.special.log_ndtr(-eta)
-    return jnp.exp(2 * log_phi - tails)
+def _soft_bernoulli(fn: Any) -> tuple[Any, Callable[[Any], Any]]:
+    return fn.logits[..., None], lambda eta: SoftBernoulli(eta[..., 0], fn.link).fisher_information()[1]
 
 
 def _categorical(fn: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -308,9 +302,8 @@ def _binomial(fn: Any) -> tuple[Any, Callable[[Any], Any]]:
 
 
 _FAMILIES: list[tuple[Any, Family]] = [
-    (SoftBernoulliLogits, _scalar("logits", _bernoulli_logits)),
+    (SoftBernoulli, _soft_bernoulli),
     (dist.BernoulliLogits, _scalar("logits", _bernoulli_logits)),
-    (BernoulliProbit, _scalar("logits", _probit)),
     (dist.BernoulliProbs, _scalar("probs", lambda p: 1.0 / (p * (1.0 - p)))),
     ((dist.CategoricalLogits, dist.CategoricalProbs), _categorical),  # ordered families are of the second kind
     ((dist.Normal, dist.LogNormal), _normal),

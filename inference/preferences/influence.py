@@ -113,15 +113,12 @@ def order_influence(
 def _effects(posterior: Any, items: Items, answers: Comparisons, pairs: np.ndarray) -> np.ndarray:
     """Change [pairs, m] of each difference when a comparison is dropped."""
     model, rewards = comparison_model(posterior), reward_gaussian(posterior, items)
-    link, z = model.link, rewards.whitened
-    rows, eta = z[answers.first] - z[answers.second], rewards.mean[answers.first] - rewards.mean[answers.second]
-    if rewards.order is not None:
-        rows, eta = rows + rewards.order[1], eta + rewards.order[0]
-    weight = answers.weights
+    link, design = model.link, rewards.rows(answers.pairs, model.covariates(len(answers)))
+    rows, eta, weight = design.matmat(rewards.root), rewards.moments(design).mean, answers.weights
     assert link is not None
     leverage = weight * link.curvature(eta, answers.outcome) * np.einsum("ij,ij->i", rows, rows)
     push = -weight * link.score(eta, answers.outcome) / np.maximum(1.0 - leverage, 1e-6)
-    return (z[pairs[:, 0]] - z[pairs[:, 1]]) @ rows.T * push
+    return rewards.rows(pairs).matmat(rewards.head_root) @ rows.T * push
 
 
 def _fewest(difference: float, effects: np.ndarray) -> int:

@@ -12,8 +12,7 @@ import scipy.optimize
 from tercet.inference.posteriors.posterior import GaussianPosterior
 from tercet.inference.preferences.rewards import win_probability
 from tercet.inference.preferences.training import train
-from tercet.models.items.embeddings import map_features
-from tercet.models.items.items import Items, replace_features
+from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import BradleyTerry, ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.heads import LinearHead
@@ -43,8 +42,8 @@ def last_layer_laplace(
     assert isinstance(model.head, MLPHead)
     training = train(model, items, comparisons, 1, key, options.training)
     sites = {name: values[0] for name, values in training.sites.items()}
-    network = model.head.features(sites, items.projection)
-    known = replace_features(items, map_features(items.features, network.after), network)
+    network = model.head.feature_map(sites, items.projection)
+    known = items.mapped(network.after, network)
     last = replace(model, head=LinearHead(model.prior_sd))
     if last.prior_sd is None:
         last = last.with_prior_sd(_held_out_scale(last, known, comparisons, training.held_out, options))

@@ -14,9 +14,10 @@ from numpyro.infer.initialization import init_to_uniform
 
 from tercet.inference.posteriors.posterior import GaussianPosterior
 from tercet.models._inputs import as_jax
+from tercet.models._operators import product_of
 from tercet.models.items.items import check_in_memory
 from tercet.models.preferences.comparison_models import ComparisonModel
-from tercet.models.preferences.linear_form import DenseRows, GraphRows, LinearForm
+from tercet.models.preferences.linear_form import LinearForm
 
 
 def has_whitened_form(start: GaussianPosterior, model: Any) -> bool:
@@ -46,29 +47,16 @@ def sample_whitened(
 
 
 def _whitened(form: LinearForm, center: np.ndarray, root: np.ndarray) -> dict[str, Any]:
-    data = {
-        "eta": form.rows.predict(center), "outcome": form.outcome, "weight": form.weight, "center": center,
-        "root": root, "prior": form.prior_precision,
+    return {
+        "eta": form.predictor(center), "outcome": form.outcome, "weight": form.weight, "center": center, "root": root,
+        "prior": form.prior_precision, "design": dict(form.rows.factors(root)),
     }  # fmt: skip
-    if isinstance(form.rows, DenseRows):
-        return data | {"rows": form.rows.matrix @ root}
-    assert isinstance(form.rows, GraphRows)
-    own = root[:-1] if form.rows.order else root
-    items = own if form.rows.features is None else form.rows.features @ own
-    shift = {"shift": root[-1]} if form.rows.order else {}
-    return data | shift | {"items": items, "first": form.rows.first, "second": form.rows.second}
 
 
 def _target(model: ComparisonModel, size: int, gauge: int, data: dict[str, Any]) -> None:
     u = numpyro.sample("u", dist.ImproperUniform(dist.constraints.real_vector, (), (size,)))
-    if "rows" in data:
-        moved = data["rows"] @ u
-    else:
-        rewards = data["items"] @ u
-        moved = rewards[data["first"]] - rewards[data["second"]]
-        if "shift" in data:
-            moved = moved + data["shift"] @ u
-    likelihood = data["weight"] @ model.answer(data["eta"] + moved).log_prob(data["outcome"])
+    logit = data["eta"] + product_of(data["design"], u)
+    likelihood = data["weight"] @ model.answer(logit).log_prob(data["outcome"])
     theta = data["center"] + data["root"] @ u
     prior = -0.5 * jnp.sum(data["prior"] * jnp.square(theta))
     if gauge:

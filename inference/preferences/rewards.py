@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,17 +12,16 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from tercet.inference.posteriors.posterior import Draws, GaussianPosterior, Posterior
-from tercet.models._blocks import in_blocks
 from tercet.models._inputs import as_pairs
-from tercet.models.items.embeddings import Embeddings, map_features
-from tercet.models.items.items import Items, replace_features
-from tercet.models.items.projection import FeatureMap, blocks_of, over_blocks
+from tercet.models.items.features import Features, InMemory
+from tercet.models.items.items import Items
+from tercet.models.items.projection import FeatureMap
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
-from tercet.models.preferences.heads import AbilityHead, LinearInParameters
+from tercet.models.preferences.differences import GraphDifferences
+from tercet.models.preferences.heads import LinearInParameters
 from tercet.models.preferences.mlp_head import HiddenFeatures
 
-WIDE = 2048  # pairs whose whitened differences are held at once, in a core's cache
 PREDICTIVE_DRAWS = 1000
 READ = 4096  # pairs whose items are read from disk at once
 NETWORK_DRAWS = 200  # forward passes behind the moments of a network's rewards
@@ -46,53 +45,61 @@ class RewardGaussian:
 
     Attributes
     ----------
-    features : array [n, p], embeddings on disk, or None for one ability an item (the identity)
+    features : Features X [n, p], what the parameters of the head are multiplied by
     mean : array [n]
-    root : array [p, k], root root' the covariance of the head's parameters
-    order : mean and row of the root of the order effect, where the model has one
+    root : array [p + c, k], root root' the covariance of the head's parameters and of the effects of the covariates
+    effects : array [c], posterior means of these effects (see `ComparisonModel.effects`)
     """
 
-    features: Float[np.ndarray, "n p"] | Embeddings | None
+    features: Features
     mean: Float[np.ndarray, " n"]
-    root: Float[np.ndarray, "p k"]
-    order: tuple[float, np.ndarray] | None = None
+    root: Float[np.ndarray, "q k"]
+    effects: Float[np.ndarray, " c"]
+
+    @property
+    def head_root(self) -> Float[np.ndarray, "p k"]:
+        """The rows of the root that belong to the head's parameters."""
+        return self.root[: len(self.root) - len(self.effects)]
 
     @cached_property
     def whitened(self) -> Float[np.ndarray, "n k"]:
         """Rows z_i with Cov(r_i, r_j) = z_i . z_j."""
-        if isinstance(self.features, Embeddings):
+        if not self.features.in_memory:
             raise ValueError(
                 f"the features of these {len(self.mean):,} items are on disk, and this question holds all of them in "
                 "memory; ask it of some items, items.loaded(positions)."
             )
-        return self.root if self.features is None else self.features @ self.root
+        return self.features @ self.head_root
 
     @cached_property
     def variance(self) -> Float[np.ndarray, " n"]:
         """Variance of each reward."""
-        if not isinstance(self.features, Embeddings):
-            return np.einsum("ij,ij->i", self.whitened, self.whitened)
-        return np.concatenate(over_blocks(self.features, partial(_squared_norms, self.root)))
+        if self.features.in_memory:
+            return _squared_norms(self.whitened)
+        return np.concatenate(self.features.map_products(self.head_root, _squared_norms))
 
-    def difference(self, pairs: Int[np.ndarray, "m 2"], order: bool = False) -> Moments:
-        """Mean and variance of r(first) - r(second) (plus the order effect where asked)."""
-        mean = self.mean[pairs[:, 0]] - self.mean[pairs[:, 1]]
-        shift = self.order[1] if order and self.order is not None else 0.0
-        if order and self.order is not None:
-            mean = mean + self.order[0]
-        return Moments(mean, squared_gaps(self.whitened, pairs[:, 0], pairs[:, 1], shift))
+    def rows(
+        self, pairs: Int[np.ndarray, "m 2"], covariates: Float[np.ndarray, "m c"] | None = None
+    ) -> GraphDifferences:
+        """D [m, p + c]: the logits of pairs are D theta, or without covariates their reward differences [m, p]."""
+        first, second = np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+        return GraphDifferences(self.features, first, second, covariates)
+
+    def difference(self, pairs: Int[np.ndarray, "m 2"], covariates: Float[np.ndarray, "m c"] | None = None) -> Moments:
+        """Mean and variance of r(first) - r(second), plus the effects of covariates where these are given."""
+        return self.moments(self.rows(pairs, covariates))
+
+    def moments(self, rows: GraphDifferences) -> Moments:
+        """Mean and variance of each row D theta."""
+        return Moments(self.mean_of(rows), rows.squared_gaps(self.whitened, self.root))
+
+    def mean_of(self, rows: GraphDifferences) -> Float[np.ndarray, " m"]:
+        """Mean of each row D theta."""
+        return rows.along(np.append(self.mean, self.effects))
 
 
-def squared_gaps(rows: np.ndarray, first: np.ndarray, second: np.ndarray, shift: Any = 0.0) -> Float[np.ndarray, " m"]:
-    """|rows[first] - rows[second] + shift|^2, a few pairs at a time."""
-    blocks = in_blocks(lambda part: _squared_gaps(rows[first[part]], rows[second[part]], shift), len(first), WIDE)
-    return np.concatenate([np.empty(0), *blocks])
-
-
-def _squared_gaps(gap: np.ndarray, second: np.ndarray, shift: Any) -> np.ndarray:
-    gap -= second
-    gap += shift
-    return np.einsum("ij,ij->i", gap, gap)
+def _squared_norms(rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
 
 def comparison_model(posterior: Any) -> ComparisonModel:
@@ -115,7 +122,7 @@ def as_items(posterior: Any, items: Items | ArrayLike) -> Items:
     """Items in the features the posterior was fitted on: raw embeddings are projected."""
     model = comparison_model(posterior)
     given = items if isinstance(items, Items) else Items(items)
-    if isinstance(model.head, AbilityHead):
+    if model.head.per_item:
         return given  # features play no part; the number of items is checked with the rewards
     return in_features_of(posterior.context.projection, given)
 
@@ -125,10 +132,10 @@ def in_features_of(projection: FeatureMap | None, given: Items) -> Items:
     if projection is None or (given.projection is not None and projection.same_as(given.projection)):
         return given
     if isinstance(projection, HiddenFeatures) and projection.starts_from(given.projection):
-        return replace_features(given, map_features(given.features, projection.after), projection)
+        return given.mapped(projection.after, projection)
     if given.projection is not None:
         raise ValueError("these items were projected differently from those of the fit; pass the raw items.")
-    return replace_features(given, map_features(given.features, projection), projection)
+    return given.mapped(projection, projection)
 
 
 def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGaussian:
@@ -136,47 +143,37 @@ def reward_gaussian(posterior: Posterior, items: Items | ArrayLike) -> RewardGau
     model, known = comparison_model(posterior), as_items(posterior, items)
     if not isinstance(model.head, LinearInParameters):
         return _moments_of_draws(posterior, model, known)
-    features = None if isinstance(model.head, AbilityHead) else known.features
-    if isinstance(features, np.ndarray):
-        features = features.astype(np.float64)
-    center, root, order = _head_moments(posterior, model, model.head.site)
-    if (known.features.shape[1] if features is not None else len(known)) != len(center):
+    features = model.head.features(known).in_double()
+    center, root, effects = _head_moments(posterior, model, model.head.site)
+    if features.shape[1] != len(center):
         raise ValueError(
             f"the posterior has {len(center)} abilities and there are {len(known)} items: abilities belong to the "
             "items of the fit; unseen items need a head on features, such as LinearHead."
-            if features is None
-            else f"items have {known.features.shape[1]} features, the posterior has {len(center)} weights; pass items "
+            if model.head.per_item
+            else f"items have {features.shape[1]} features, the posterior has {len(center)} weights; pass items "
             "with the features (or raw embeddings) of the fit."
         )
-    if features is None:
-        return RewardGaussian(None, center, root, order)
-    mean = np.concatenate(over_blocks(features, partial(_levels, center)))
-    return RewardGaussian(features, mean, root, order)
-
-
-def _levels(weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return rows @ weights
-
-
-def _squared_norms(root: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    whitened = rows @ root
-    return np.einsum("ij,ij->i", whitened, whitened)
+    return RewardGaussian(features, features @ center, root, effects)
 
 
 def _moments_of_draws(posterior: Posterior, model: ComparisonModel, items: Items) -> RewardGaussian:
-    """Heads that are not linear: the Gaussian of the mean and covariance of the rewards over draws."""
+    """Heads that are not linear: the Gaussian of the mean and covariance of the rewards over draws.
+
+    r = mean + root xi is linear in xi ~ Normal(0, I): there are as many parameters as draws, not as items.
+    """
     draws = some_draws(posterior, NETWORK_DRAWS)
-    parts = (Items(block) for _, block in blocks_of(items.features))
+    parts = (items,) if model.head.per_item else (Items(block) for _, block in items.operator.blocks())
     rewards = np.concatenate([np.asarray(model.head.rewards(draws, part)) for part in parts], axis=1)
     rewards = rewards - rewards.mean(axis=1, keepdims=True)  # each network has an origin of its own
-    order = np.asarray(draws["order_effect"]) if model.order_effect else None
-    root = np.sqrt(len(rewards) - 1.0)
-    return RewardGaussian(
-        None,
-        rewards.mean(axis=0),
-        (rewards - rewards.mean(axis=0)).T / root,
-        None if order is None else (float(order.mean()), (order - order.mean()) / root),
-    )
+    effects, scale = _effects(draws, model, len(rewards)), np.sqrt(len(rewards) - 1.0)
+    root = np.vstack([np.eye(len(rewards)), (effects - effects.mean(axis=0)).T / scale])
+    features = InMemory((rewards - rewards.mean(axis=0)).T / scale)
+    return RewardGaussian(features, rewards.mean(axis=0), root, effects.mean(axis=0))
+
+
+def _effects(draws: Draws, model: ComparisonModel, count: int) -> Float[np.ndarray, "s c"]:
+    """Draws of the effects of covariates."""
+    return np.stack([draws[name] for name in model.effects], axis=1) if model.effects else np.empty((count, 0))
 
 
 def some_draws(posterior: Posterior, most: int) -> Draws:
@@ -187,20 +184,17 @@ def some_draws(posterior: Posterior, most: int) -> Draws:
 
 
 def _head_moments(posterior: Posterior, model: ComparisonModel, site: str) -> tuple[Any, Any, Any]:
+    """Means of the head's parameters, root of the covariance of these and of the effects, means of the effects."""
     if isinstance(posterior, GaussianPosterior) and site in (places := _places(posterior)):
-        rows = places[site]
-        order = None
-        if model.order_effect:
-            place = places["order_effect"].start
-            order = (float(posterior.center[place]), posterior.root[place])
-        return posterior.center[rows], posterior.root[rows], order
-    draws = some_draws(posterior, 4000)
-    sites = np.column_stack([draws[site], draws["order_effect"]]) if model.order_effect else draws[site]
-    center = sites.mean(axis=0)
-    root = (sites - center).T / np.sqrt(len(sites) - 1)
-    if model.order_effect:
-        return center[:-1], root[:-1], (float(center[-1]), root[-1])
-    return center, root, None
+        rows = np.r_[places[site], *(places[name] for name in model.effects)]
+        center, root = posterior.center[rows], posterior.root[rows]
+    else:
+        draws = some_draws(posterior, 4000)
+        sites = np.column_stack([draws[site], _effects(draws, model, len(draws[site]))])
+        center = sites.mean(axis=0)
+        root = (sites - center).T / np.sqrt(len(sites) - 1)
+    size = len(center) - len(model.effects)
+    return center[:size], root, center[size:]
 
 
 def _places(posterior: GaussianPosterior) -> dict[str, slice]:
@@ -256,8 +250,8 @@ def reward_difference(posterior: Any, items: Items | ArrayLike, pairs: ArrayLike
     Moments
         mean [m] and variance [m].
     """
-    known = as_items(posterior, items)
-    if isinstance(known.features, Embeddings):
+    known, per_item = as_items(posterior, items), comparison_model(posterior).head.per_item
+    if not (per_item or known.operator.in_memory):
         found = [reward_difference(posterior, *part) for part in _read_pairs(known, as_pairs(pairs, len(known)))]
         return Moments(*(np.concatenate(values) for values in zip(*found, strict=True)))
     return reward_gaussian(posterior, known).difference(as_pairs(pairs, len(known)))
@@ -299,12 +293,13 @@ def win_probability(
     model = comparison_model(posterior)
     known = as_items(posterior, items)
     index = as_pairs(pairs.pairs if isinstance(pairs, Comparisons) else pairs, len(known))
-    if isinstance(known.features, Embeddings):
+    if not (model.head.per_item or known.operator.in_memory):
         given = pairs if isinstance(pairs, Comparisons) else index
         return np.concatenate([win_probability(posterior, *part, order) for part in _read_pairs(known, given)])
     gaussian = isinstance(posterior, GaussianPosterior) and posterior.layout is not None
     if gaussian and model.link is not None and not model.annotators:
-        moments = reward_gaussian(posterior, known).difference(index, order)
+        covariates = model.covariates(len(index)) if order else None
+        moments = reward_gaussian(posterior, known).difference(index, covariates)
         return model.link.integrate(moments.mean, moments.variance)
     who = pairs.annotator if isinstance(pairs, Comparisons) and model.annotators else None
     return _average_outcome(posterior, model, known, index, order, who)
@@ -313,14 +308,14 @@ def win_probability(
 def _average_outcome(
     posterior: Posterior, model: ComparisonModel, items: Items, pairs: np.ndarray, order: bool, who: Any
 ) -> np.ndarray:
-    draws = some_draws(posterior, PREDICTIVE_DRAWS)
+    draws, covariates = some_draws(posterior, PREDICTIVE_DRAWS), model.covariates(len(pairs))
     total, count = np.zeros(len(pairs)), len(next(iter(draws.values())))
     for k in range(count):
         sites = {name: values[k] for name, values in draws.items()}
         rewards = np.asarray(model.head.rewards(sites, items))
         logit = rewards[pairs[:, 0]] - rewards[pairs[:, 1]]
-        if order and model.order_effect:
-            logit = logit + sites["order_effect"]
+        if order and covariates is not None:
+            logit = logit + covariates @ np.array([sites[name] for name in model.effects])
         if who is not None:
             logit = logit * sites["precision"][who]
         total += model.expected_outcome(logit, sites)

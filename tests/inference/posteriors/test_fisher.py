@@ -12,7 +12,8 @@ from numpyro.handlers import scale
 from tercet.inference import comparison_information, fisher_information
 from tercet.inference.posteriors.fisher import _FAMILIES
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, LinearHead, Thurstone
-from tercet.models.preferences.distributions import BernoulliProbit, SoftBernoulliLogits
+from tercet.models.preferences.distributions import SoftBernoulli
+from tercet.models.preferences.links import Logistic, Probit
 
 X = np.array([[0.4, -1.0], [1.2, 0.3], [-0.5, 0.8]])
 A = np.array([[1.0, 0.3], [0.2, 1.5]])
@@ -25,8 +26,8 @@ def covariance(t):
 FAMILIES = {
     "bernoulli logits": lambda t: dist.BernoulliLogits(X @ t),
     "bernoulli probs": lambda t: dist.BernoulliProbs(jax.nn.sigmoid(X @ t) ** 2),
-    "soft bernoulli": lambda t: SoftBernoulliLogits(X @ t),
-    "probit": lambda t: BernoulliProbit(X @ t),
+    "soft bernoulli": lambda t: SoftBernoulli(X @ t, Logistic()),
+    "probit": lambda t: SoftBernoulli(X @ t, Probit()),
     "categorical logits": lambda t: dist.CategoricalLogits(jnp.stack([X @ t, t[0] * X[:, 1], jnp.zeros(3)], -1)),
     "categorical probs": lambda t: dist.CategoricalProbs(jax.nn.softmax(jnp.stack([X @ t, X[:, 0]], -1))),
     "ordered": lambda t: dist.OrderedLogistic(X @ t, np.array([-0.7, 0.5])),
