@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_floats, as_ids, same_length
-from tercet.models._pytree import pytree
+from tercet.models._pytree import Container, pytree
 from tercet.models.items.dask_features import is_dask, open_dask
 from tercet.models.items.embeddings import Embeddings, map_features
 from tercet.models.items.projection import FeatureMap, Projection, fit_projection
@@ -18,7 +18,7 @@ from tercet.models.items.projection import FeatureMap, Projection, fit_projectio
 
 @pytree("ids")
 @dataclass(frozen=True)
-class Items:
+class Items(Container):
     """What is compared: one row of features an item.
 
     Parameters
@@ -86,6 +86,11 @@ class Items:
     def names(self) -> tuple[Hashable, ...]:
         """The ids, or positions 0..n-1 where none were given."""
         return tuple(range(len(self))) if self.ids is None else self.ids
+
+    @property
+    def coords(self) -> dict[str, list[Hashable]]:
+        """The names along plate `item`."""
+        return {"item": list(self.names)}
 
     def take(self, positions: ArrayLike) -> Items:
         """The items at these positions (int or boolean array), with ids, prompts and projection."""

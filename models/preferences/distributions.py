@@ -22,6 +22,11 @@ class _SoftBernoulli(Distribution):
         super().__init__(batch_shape=jnp.shape(self.logits), validate_args=validate_args)
 
     def _log_probability(self, logits: Any) -> Any:
+        """Log F(logit)."""
+        raise NotImplementedError
+
+    def _information(self, logits: Any) -> Any:
+        """F'(logit)^2 / (F(logit) F(-logit))."""
         raise NotImplementedError
 
     @property
@@ -33,6 +38,10 @@ class _SoftBernoulli(Distribution):
     def variance(self) -> Any:
         """Variance of a sampled answer."""
         return jnp.exp(self._log_probability(self.logits) + self._log_probability(-self.logits))
+
+    def fisher_information(self) -> tuple[Any, Any]:
+        """The logits [..., 1] and the Fisher information [..., 1, 1] of one answer about them."""
+        return self.logits[..., None], self._information(self.logits)[..., None, None]
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
         """Draw answers 0 or 1."""
@@ -52,9 +61,16 @@ class SoftBernoulliLogits(_SoftBernoulli):
     def _log_probability(self, logits: Any) -> Any:
         return jax.nn.log_sigmoid(logits)
 
+    def _information(self, logits: Any) -> Any:
+        return jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
+
 
 class BernoulliProbit(_SoftBernoulli):
     """Probit link, F(r) = Phi(r), through log Phi so that both tails stay finite."""
 
     def _log_probability(self, logits: Any) -> Any:
         return log_ndtr(logits)
+
+    def _information(self, logits: Any) -> Any:
+        log_density = -0.5 * jnp.square(logits) - 0.5 * jnp.log(2 * jnp.pi)
+        return jnp.exp(2 * log_density - log_ndtr(logits) - log_ndtr(-logits))

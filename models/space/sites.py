@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_floats, as_ids
-from tercet.models._pytree import pytree
+from tercet.models._pytree import Container, pytree
 
 
 @pytree("metric", "ids")
 @dataclass(frozen=True)
-class Sites:
+class Sites(Container):
     """Places: where labels are, or where predictions matter.
 
     Parameters

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_floats, as_generator, as_ids, as_indices, is_concrete, same_length
-from tercet.models._pytree import pytree
+from tercet.models._pytree import Container, pytree
 
 
 @pytree("names", "observed")
 @dataclass(frozen=True)
-class Snapshots:
+class Snapshots(Container):
     """Populations of particles seen at some times, without identity from one time to the next.
 
     Parameters
