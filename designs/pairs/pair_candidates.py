@@ -14,7 +14,8 @@ from tercet.designs.criteria.pools import SecondMoment
 from tercet.designs.pairs.draw_pool import DrawPool, draw_pool
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.target_moments import Target, target_matrix
-from tercet.inference.posteriors.posterior import GaussianPosterior, Posterior
+from tercet.inference.posteriors.gaussian import GaussianPosterior
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
 from tercet.models.items.features import Features
 from tercet.models.items.items import Items
@@ -70,7 +71,7 @@ class PairCandidates(Candidates):
         rewards = reward_gaussian(posterior, self.items)
         aim = _head_features(posterior, target) if isinstance(target, Items) else target
         moment = np.pad(target_matrix(rewards.features, self.items, aim), (0, len(rewards.effects)))  # effects: 0
-        asked = posterior.context.comparisons
+        asked = posterior.context.argument("comparisons")
         rows = rewards.rows(self.pairs, model.covariates(len(self.pairs)))
         sites = {} if model.link is not None else posterior.mean()
         return PairPool(
@@ -133,7 +134,7 @@ def _head_features(posterior: Posterior, items: Items) -> Features:
 def _known_annotators(posterior: Posterior) -> tuple[Hashable, ...]:
     if not comparison_model(posterior).annotators:
         raise ValueError("annotators= needs a fit of a model with annotators=True, which learns their precisions.")
-    asked = posterior.context.comparisons
+    asked = posterior.context.argument("comparisons")
     if asked is not None and asked.annotator_ids is not None:
         return asked.annotator_ids
     return tuple(range(posterior.draws(1)["precision"].shape[1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -10,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from tercet.designs.criteria.pools import LinearPool
+from tercet.designs.criteria.pools import LinearPool, SecondMoment
 from tercet.inference.preferences.rewards import Moments, RewardGaussian
 from tercet.models._blocks import in_blocks
 from tercet.models.items.features import InMemory
@@ -37,9 +36,10 @@ class PairPool(LinearPool):
     """
 
     rows: GraphDifferences
+    target: SecondMoment
     items: Items
     model: ComparisonModel
-    sites: Mapping[str, np.ndarray]
+    sites: dict[str, np.ndarray]
     rewards: RewardGaussian
     asked: Int[np.ndarray, "k 2"] | None
 

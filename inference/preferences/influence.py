@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from tercet.inference.posteriors.mode import laplace
-from tercet.inference.posteriors.posterior import GaussianPosterior, Posterior
+from tercet.inference.laplace import laplace
+from tercet.inference.posteriors.gaussian import GaussianPosterior
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
 from tercet.models._inputs import as_pairs
 from tercet.models.items.items import Items
@@ -85,7 +86,7 @@ def order_influence(
     >>> teams.names[found.first], found.turns
     ('Milwaukee', True)
     """
-    model, answers = comparison_model(posterior), posterior.context.comparisons
+    model, answers = comparison_model(posterior), posterior.context.argument("comparisons")
     if not isinstance(posterior, GaussianPosterior) or not model.has_linear_form or model.link is None:
         raise ValueError(
             "influence needs the Laplace posterior of Bradley-Terry or Thurstone on a linear or ability head; got "

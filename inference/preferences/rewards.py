@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from tercet.inference.posteriors.posterior import Draws, GaussianPosterior, Posterior
+from tercet.inference.posteriors.evaluation import Draws
+from tercet.inference.posteriors.gaussian import GaussianPosterior, SiteGaussian
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.models._inputs import as_pairs
 from tercet.models.items.features import Features, InMemory
 from tercet.models.items.items import Items
@@ -185,8 +187,8 @@ def some_draws(posterior: Posterior, most: int) -> Draws:
 
 def _head_moments(posterior: Posterior, model: ComparisonModel, site: str) -> tuple[Any, Any, Any]:
     """Means of the head's parameters, root of the covariance of these and of the effects, means of the effects."""
-    if isinstance(posterior, GaussianPosterior) and site in (places := _places(posterior)):
-        rows = np.r_[places[site], *(places[name] for name in model.effects)]
+    if isinstance(posterior, GaussianPosterior) and site in posterior.slices:
+        rows = np.r_[posterior.slices[site], *(posterior.slices[name] for name in model.effects)]
         center, root = posterior.center[rows], posterior.root[rows]
     else:
         draws = some_draws(posterior, 4000)
@@ -195,13 +197,6 @@ def _head_moments(posterior: Posterior, model: ComparisonModel, site: str) -> tu
         root = (sites - center).T / np.sqrt(len(sites) - 1)
     size = len(center) - len(model.effects)
     return center[:size], root, center[size:]
-
-
-def _places(posterior: GaussianPosterior) -> dict[str, slice]:
-    positions = posterior.unravel(np.arange(float(len(posterior.center))))
-    return {
-        name: slice(int(np.min(where)), int(np.max(where)) + 1) for name, where in positions.items() if np.size(where)
-    }
 
 
 def reward(posterior: Any, items: Items | ArrayLike) -> Moments:
@@ -296,7 +291,7 @@ def win_probability(
     if not (model.head.per_item or known.operator.in_memory):
         given = pairs if isinstance(pairs, Comparisons) else index
         return np.concatenate([win_probability(posterior, *part, order) for part in _read_pairs(known, given)])
-    gaussian = isinstance(posterior, GaussianPosterior) and posterior.layout is not None
+    gaussian = isinstance(posterior, SiteGaussian)
     if gaussian and model.link is not None and not model.annotators:
         covariates = model.covariates(len(index)) if order else None
         moments = reward_gaussian(posterior, known).difference(index, covariates)

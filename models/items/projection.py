@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tercet.models._pytree import pytree
+from tercet.models._storable import Storable
 
 
 @runtime_checkable
@@ -26,7 +27,7 @@ class FeatureMap(Protocol):
 
 @pytree()
 @dataclass(frozen=True)
-class Projection:
+class Projection(Storable):
     """z = (x - center) @ basis / scale, without a basis z = (x - center) / scale.
 
     Parameters

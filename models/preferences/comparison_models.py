@@ -27,6 +27,7 @@ from jaxtyping import Float
 from numpyro.handlers import scale, substitute
 
 from tercet.models._inputs import as_jax, is_concrete
+from tercet.models._storable import Storable
 from tercet.models.items.items import Items, check_in_memory
 from tercet.models.preferences.comparisons import Comparisons, check_compared
 from tercet.models.preferences.differences import Differences, order_covariate
@@ -34,6 +35,7 @@ from tercet.models.preferences.distributions import SoftBernoulli
 from tercet.models.preferences.heads import Head, LinearHead, LinearInParameters, ScaledHead
 from tercet.models.preferences.linear_form import LinearForm, merge_repeats
 from tercet.models.preferences.links import Link, Logistic, Probit
+from tercet.models.preferences.whitened import whitened_model
 
 ORDER_SD = 1.0
 """Prior sd of the order effect, in logits."""
@@ -42,7 +44,7 @@ AnyModel = TypeVar("AnyModel", bound="ComparisonModel")  # not typing.Self: bear
 
 
 @dataclass(frozen=True)
-class ComparisonModel:
+class ComparisonModel(Storable):
     """Outcome of a comparison given the reward difference r = r(first) - r(second).
 
     A model of your own is a frozen dataclass with a `link` (a class attribute), or with its own `answer`, the
@@ -199,6 +201,13 @@ class ComparisonModel:
         if not isinstance(self.head, LinearInParameters):
             raise ValueError(f"{type(self.head).__name__} is not linear in its parameters.")
         return self.head
+
+    def whitened(
+        self, center: np.ndarray, root: np.ndarray, items: Any, comparisons: Any
+    ) -> tuple[Callable[..., None], dict[str, Any]]:
+        """The same posterior as a NumPyro model of u, theta = center + root u, and the data of that model."""
+        check_in_memory(items)
+        return whitened_model(self.answer, self.linear_form(items, comparisons), center, root)
 
     def _precision(self, comparisons: Comparisons) -> Any:
         assert comparisons.annotator_ids is not None

@@ -18,6 +18,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from tercet.models._storable import Storable
 from tercet.models.items.features import Features, Identity
 from tercet.models.items.items import Items
 
@@ -32,7 +33,7 @@ def is_flat(prior_sd: Any) -> bool:
     return isinstance(prior_sd, (int, float)) and math.isinf(prior_sd)
 
 
-class Head(abc.ABC):
+class Head(Storable, abc.ABC):
     """A reward r(x): a NumPyro model from items to rewards.
 
     A head of your own is a frozen dataclass with the two methods below; `tercet.models.ScaledHead` adds a prior scale

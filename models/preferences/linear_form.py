@@ -76,6 +76,11 @@ class LinearForm:
         """The same likelihood under another Gaussian prior."""
         return replace(self, prior_precision=precision)
 
+    @property
+    def size(self) -> int:
+        """Number of comparisons m, repeats merged."""
+        return len(self.outcome)
+
     def subsample(self, step: int) -> LinearForm:
         """Every step-th comparison, counted `step` times: an approximation of this form at a fraction of its cost."""
         rows, outcome, weight = self.rows.subsample(step), self.outcome[::step], self.weight[::step] * step
