@@ -15,9 +15,9 @@ def as_key(key: Any) -> Any:
 
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
         return jax.random.key(int(key))
-    if hasattr(key, "dtype") and (jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)):
+    if isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
-    if hasattr(key, "dtype") and key.dtype == np.uint32 and key.shape == (2,):
+    if isinstance(key, (jax.Array, np.ndarray)) and key.dtype == np.uint32 and key.shape == (2,):
         return jax.random.wrap_key_data(key)
     raise ValueError(f"key must be an int seed or a JAX key, got {key!r}; pass for example key=0.")
 

@@ -19,6 +19,7 @@ from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
 from tercet.models.items.features import Features
 from tercet.models.items.items import Items
+from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.heads import LinearInParameters
 
 BY_DRAWS = "'BALD (draws)', 'EPIG (draws)' or 'BatchBALD (joint entropy)'"
@@ -71,7 +72,7 @@ class PairCandidates(Candidates):
         rewards = reward_gaussian(posterior, self.items)
         aim = _head_features(posterior, target) if isinstance(target, Items) else target
         moment = np.pad(target_matrix(rewards.features, self.items, aim), (0, len(rewards.effects)))  # effects: 0
-        asked = posterior.context.argument("comparisons")
+        asked: Comparisons | None = posterior.context.argument("comparisons")
         rows = rewards.rows(self.pairs, model.covariates(len(self.pairs)))
         sites = {} if model.link is not None else posterior.mean()
         return PairPool(
@@ -92,7 +93,7 @@ class PairCandidates(Candidates):
 
     def picks(self, chosen: np.ndarray) -> Int[np.ndarray, "b 2"]:
         """The pairs at these positions."""
-        return self.pairs[chosen]
+        return np.asarray(self.pairs[chosen])
 
     def who(self, chosen: np.ndarray) -> Int[np.ndarray, " b"] | None:
         """Who would answer the candidates at these positions, as positions among the annotators of the fit."""
@@ -134,7 +135,7 @@ def _head_features(posterior: Posterior, items: Items) -> Features:
 def _known_annotators(posterior: Posterior) -> tuple[Hashable, ...]:
     if not comparison_model(posterior).annotators:
         raise ValueError("annotators= needs a fit of a model with annotators=True, which learns their precisions.")
-    asked = posterior.context.argument("comparisons")
+    asked: Comparisons | None = posterior.context.argument("comparisons")
     if asked is not None and asked.annotator_ids is not None:
         return asked.annotator_ids
     return tuple(range(posterior.draws(1)["precision"].shape[1]))

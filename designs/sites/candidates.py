@@ -21,7 +21,7 @@ from tercet.models.space.geometry import EARTH_RADIUS, as_sites, check_same_spac
 from tercet.models.space.sites import Sites
 
 SAME = 1e-12
-"""Sites closer than this, per unit of their coordinates, are one site (360 degrees are not exactly 0)."""
+"""Places closer than this, per unit of their coordinates, are one place (360 degrees are not exactly 0)."""
 
 THREADED = 10_000
 """Queries below which starting threads costs more than they save."""
@@ -29,7 +29,7 @@ THREADED = 10_000
 
 @dataclass(frozen=True, eq=False)
 class FillPool(Pool):
-    """m candidate and n target sites by their positions (unit vectors on the sphere), for straight-line distances.
+    """m candidate and n target places by their straight-line positions (unit vectors on the sphere).
 
     Attributes
     ----------
@@ -58,27 +58,27 @@ class FillPool(Pool):
         return self.nearest_of(np.ones(len(self), dtype=bool))
 
     def nearest_of(self, some: np.ndarray) -> Float[np.ndarray, " n"]:
-        """Straight-line distance of each target to the nearest of some candidates (booleans [m])."""
+        """The same for some of the candidates (boolean [m]) only."""
         if not some.any():
             return np.full(len(self.targets), np.inf)
         return _nearest(self.points[some], self.targets)
 
     def length(self, chord: Any) -> Any:
-        """Straight-line distances in the units of the metric, at most `reach`."""
+        """Straight-line distances in the units of the metric."""
         return np.minimum(from_chord(self.metric, chord), self.reach)
 
-    def columns(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Fill distance after each pick."""
-        distance, after = self.start, []
+    def columns(self, chosen: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
+        """Fill distance after each pick (gains are those of `KCentre`)."""
+        left, after = self.start, []
         for index in chosen:
-            distance = np.minimum(distance, straight(self.points[index], self.targets))
-            after.append(self.length(distance.max()))
+            left = np.minimum(left, straight(self.points[index], self.targets))
+            after.append(self.length(left.max()))
         return {"fill_distance": np.array(after, dtype=np.float64)}
 
 
 def _nearest(points: np.ndarray, others: np.ndarray) -> Float[np.ndarray, " n"]:
     """Straight-line distance of each of the other positions to the nearest point."""
-    return np.asarray(cKDTree(points).query(others, workers=-1 if len(others) > THREADED else 1)[0])
+    return cKDTree(points).query(others, workers=-1 if len(others) > THREADED else 1)[0]
 
 
 def straight(point: np.ndarray, others: np.ndarray) -> Float[np.ndarray, " n"]:
@@ -171,7 +171,7 @@ class SiteCandidates(Candidates):
 
     def picks(self, chosen: np.ndarray) -> Int[np.ndarray, " b"]:
         """Positions in the sites given."""
-        return self.positions[chosen]
+        return np.asarray(self.positions[chosen])
 
     def table(self, chosen: np.ndarray, pool: FillPool | LinearPool, gains: np.ndarray) -> Any:
         """DataFrame of the chosen sites: name, coordinates, gain, and what is left after each pick."""
@@ -181,7 +181,7 @@ class SiteCandidates(Candidates):
         names = self.picks(chosen) if sites.ids is None else [sites.ids[i] for i in chosen]
         axes = ("latitude", "longitude") if sites.metric == "sphere" else [f"x{axis}" for axis in range(d)]
         coordinates = dict(zip(axes, sites.coordinates[chosen].T, strict=True))
-        after = pool.columns(chosen) if isinstance(pool, FillPool) else pick_sds(pool, chosen)._asdict()
+        after = pool.columns(chosen, gains) if isinstance(pool, FillPool) else pick_sds(pool, chosen)._asdict()
         return pd.DataFrame({"site": names, **coordinates, "gain": gains, **after})
 
     def _targets(self, target: Sites | ArrayLike | None) -> tuple[Sites, Float[np.ndarray, " n"]]:
