@@ -104,7 +104,7 @@ class AnnotationLoop:
         who = list(dict.fromkeys(label.annotator for label in labels))
         codes = [who.index(label.annotator) for label in labels]
         outcome = np.array([label.outcome for label in labels], dtype=float)
-        return Comparisons(pairs[:, 0], pairs[:, 1], outcome, None, codes, who)
+        return Comparisons(pairs[:, 0], pairs[:, 1], outcome, None, codes, annotator_ids=who)
 
     def fit(self) -> GaussianPosterior:
         """The model fitted on every answer so far."""
