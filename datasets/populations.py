@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax.numpy as jnp
 import jax.typing
@@ -19,9 +19,7 @@ from tercet.models.trajectories.simulation import simulate
 from tercet.models.trajectories.snapshots import Snapshots
 from tercet.models.trajectories.volatilities import constant_volatility, diagonal_volatility, proportional_volatility
 
-if TYPE_CHECKING:  # not at run time: other values meet our ValueError
-    from typing import Literal
-
+if TYPE_CHECKING:
     from tercet.models._inputs import KeyLike
     from tercet.models.trajectories.reference_sdes import Values
 

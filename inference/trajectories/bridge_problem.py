@@ -214,7 +214,7 @@ def _expected_cost(
         offset = mean_end - mean
         total = scatter + offset[..., :, None] * offset[..., None, :]
         d = offset.shape[-1]
-        each = 0.5 * (log_det + (precision * total).sum(axis=(-2, -1)) + d * np.log(2 * np.pi))
+        each: Array = 0.5 * (log_det + (precision * total).sum(axis=(-2, -1)) + d * np.log(2 * np.pi))
         return (weights * each).sum()
 
     return jax.value_and_grad(cost)(dict(theta))

@@ -153,4 +153,5 @@ def _guided(
 def _log_normal(offset: Array, covariance: Array, size: Array) -> Array:
     d = offset.shape[-1]
     inverse, log_det, _ = inverse_and_log_det(covariance + JITTER * size**2 * jnp.eye(d))
-    return -0.5 * ((matvec(inverse, offset) * offset).sum(axis=-1) + log_det + d * np.log(2 * np.pi))
+    total: Array = (matvec(inverse, offset) * offset).sum(axis=-1) + log_det + d * np.log(2 * np.pi)
+    return -0.5 * total

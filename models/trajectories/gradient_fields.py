@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import jax.numpy as jnp
 import jax.typing
@@ -15,9 +15,6 @@ from numpy.typing import ArrayLike
 from tercet.models._inputs import as_floats
 from tercet.models.trajectories.families import axis_names
 from tercet.models.trajectories.reference_sdes import Drift, Theta
-
-if TYPE_CHECKING:  # not at run time: another name meets our ValueError
-    from typing import Literal
 
 
 def gradient_field(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,7 @@ from tercet.models.trajectories.snapshots import Snapshots
 from tercet.models.trajectories.structure import Structural
 from tercet.models.trajectories.transitions import SnapshotMixture
 
-if TYPE_CHECKING:  # not at run time: other values meet our ValueError
-    from typing import Literal
-
+if TYPE_CHECKING:
     from tercet.models._inputs import KeyLike
 
 JITTER = 1e-12  # of the squared data scale, added to transition covariances: without noise they stay invertible

@@ -147,4 +147,5 @@ class SnapshotMixture(Distribution):  # type: ignore[misc]
         d = self.event_shape[0]
         spread = jnp.broadcast_to(self.covariances, (*self.means.shape, d))
         factor = jnp.linalg.cholesky(spread)[owner, component]
-        return self.means[owner, component] + (factor @ jax.random.normal(noise, (*shape, d, 1)))[..., 0]
+        offset: Array = (factor @ jax.random.normal(noise, (*shape, d, 1)))[..., 0]
+        return self.means[owner, component] + offset
