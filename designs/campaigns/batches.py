@@ -13,7 +13,7 @@ from tercet.designs.pairs.pair_candidates import PairCandidates
 from tercet.designs.pairs.registry import Criterion
 from tercet.designs.pairs.select_pairs import select_pairs
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items
+from tercet.inference.preferences.reward_view import on
 from tercet.models.items.items import Items
 
 RANDOM = "random"
@@ -50,7 +50,7 @@ def design_batch(
     The facts are `expected_fall` of the target variance by this batch, `random_fall` by a random one, the
     `target_variance` before, the `inflation` of its log loss (`batch_inflation`), `prior_sd` and `random_share`.
     """
-    known, seed = as_items(posterior, items), int(rng.integers(2**31))
+    known, seed = on(posterior, items).items, int(rng.integers(2**31))
     at_random = np.zeros(size, dtype=bool)
     at_random[rng.choice(size, round(random_share * size), replace=False)] = True
     wanted = int(np.count_nonzero(~at_random))

@@ -13,7 +13,7 @@ from tercet.designs.pairs.pair_candidates import PairCandidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.registry import Criterion, GreedyV
 from tercet.designs.pairs.select_pairs import DEFAULT, select_pairs
-from tercet.inference.preferences.rewards import as_items
+from tercet.inference.preferences.reward_view import on
 from tercet.models._inputs import as_generator
 from tercet.models.items.items import Items
 
@@ -104,7 +104,7 @@ def stopping_curve(
     """
     import pandas as pd
 
-    known = as_items(posterior, items)
+    known = on(posterior, items).items
     pairs = listed_pairs(known, candidates, key, exclude)
     picked = select_pairs(known, posterior, labels, candidates=pairs, criterion=criterion, target=target, key=key)
     pool = PairCandidates(known, pairs).pool(posterior, target)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from tercet.inference.preferences.rewards import in_features_of
+from tercet.inference.preferences.reward_view import in_features_of
 from tercet.models.items.items import Items
 from tercet.models.items.projection import FeatureMap
 from tercet.models.preferences.comparisons import Comparisons
