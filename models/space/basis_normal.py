@@ -50,7 +50,7 @@ class BasisNormal(Distribution):
         first, second = jax.random.split(key)
         weights = self.scales * jax.random.normal(first, (*sample_shape, self.phi.shape[1]))
         noise = self.noise * jax.random.normal(second, (*sample_shape, self.phi.shape[0]))
-        return self.level + weights @ self.phi.T + noise
+        return jnp.asarray(self.level + weights @ self.phi.T + noise)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log density of values [n]."""

@@ -83,3 +83,11 @@ def check_same_space(first: Sites, second: Sites) -> None:
     d, other = first.coordinates.shape[1], second.coordinates.shape[1]
     if d != other:
         raise ValueError(f"sites have {d} and {other} coordinates; both need the same.")
+
+
+def shortest_arc(longitude: np.ndarray) -> tuple[float, float]:
+    """Western end and width, in degrees, of the shortest arc of a parallel that holds every longitude [n]."""
+    east = np.unique(longitude % 360)
+    gaps = np.diff(east, append=east[0] + 360)
+    widest = int(gaps.argmax())
+    return float(east[(widest + 1) % len(east)]), float(360 - gaps[widest])

@@ -145,7 +145,8 @@ class LossSurface:
 
     def functions(self, coordinates: jax.Array) -> jax.Array:
         """Eigenfunctions [n, basis^q] at coordinates [n, q] of the frame."""
-        return eigenfunctions(coordinates, WALL, [self.basis] * self.frame.dim)
+        values: jax.Array = eigenfunctions(coordinates, WALL, [self.basis] * self.frame.dim)
+        return values
 
     def derivatives(self, coordinates: jax.Array) -> jax.Array:
         """Derivatives [q, n, basis^q] of the eigenfunctions along the axes of the frame."""
@@ -211,7 +212,8 @@ class LossSurface:
         if self.basis:
             return self._phi(coordinates) * self.scales(amplitude, length)
         correlation = covariance(self.kernel, coordinates, coordinates, length)
-        return amplitude * jnp.linalg.cholesky(correlation + 10 * JITTER * jnp.eye(len(coordinates)))
+        factor: jax.Array = jnp.linalg.cholesky(correlation + 10 * JITTER * jnp.eye(len(coordinates)))
+        return amplitude * factor
 
     def _phi(self, coordinates: jax.Array) -> jax.Array:
         with jax.ensure_compile_time_eval():  # it holds no parameter: a constant of the program
@@ -220,11 +222,12 @@ class LossSurface:
 
 def _response(losses: ArrayLike, family: Family) -> jax.Array:
     """What the model observes: the losses, or their logarithms for the log-normal family."""
-    if not is_concrete(losses):
+    if isinstance(losses, jax.Array) and not is_concrete(losses):
         return jnp.log(losses) if family == "log-normal" else losses
     values = np.asarray(losses)
     _check_positive(values, family)
-    return as_jax(np.log(values) if family == "log-normal" else values)
+    response: jax.Array = as_jax(np.log(values) if family == "log-normal" else values)
+    return response
 
 
 def _check_positive(values: np.ndarray, family: Family) -> None:
