@@ -117,10 +117,10 @@ def surface_draws(posterior: Posterior, draws: int, key: int | jax.Array = 0) ->
     parameters, repeat = posterior.draws(count, key), -(-draws // count)
     repeated = {name: np.repeat(value, repeat) for name, value in _scalars(parameters).items()}
     if model.basis:
-        weights = conditioned_weights(model, parameters, coordinates, response, repeat=repeat, rng=rng)
+        weights = weight_draws(model, parameters, coordinates, response, repeat=repeat, rng=rng)
         return SurfaceDraws(model, repeated, weights)
     each = ({name: np.asarray(value[i]) for name, value in parameters.items()} for i in range(count))
-    paths = [conditioned_paths(model, one, coordinates, response, repeat=repeat, rng=rng) for one in each]
+    paths = [pathwise_draws(model, one, coordinates, response, repeat=repeat, rng=rng) for one in each]
     return SurfaceDraws(model, repeated, paths=tuple(paths))
 
 
@@ -155,7 +155,7 @@ def _scales(model: LossSurface, parameters: Parameters) -> np.ndarray:
         return np.asarray(jax.vmap(model.scales)(*as_jax((parameters["amplitude"], parameters["length"]))))
 
 
-def conditioned_weights(
+def weight_draws(
     model: LossSurface,
     parameters: Parameters,
     coordinates: np.ndarray,
@@ -180,7 +180,7 @@ def conditioned_weights(
     return np.concatenate(weights)
 
 
-def conditioned_paths(
+def pathwise_draws(
     model: LossSurface,
     parameters: Mapping[str, np.ndarray | float],
     coordinates: np.ndarray,

@@ -69,7 +69,9 @@ def test_snn_is_its_definition(name, weighted, rng):
         np.testing.assert_allclose(found.weights, weights, atol=1e-13)
         assert found.bound == pytest.approx(value, rel=1e-9)
         assert found.lipschitz * found.max_distance + found.noise_term == pytest.approx(found.bound)
-        assert sum(found.bound_terms[[terms[0] for terms in found.bound_terms].index(k)][1:]) == pytest.approx(found.bound)
+        assert sum(found.bound_terms[[terms[0] for terms in found.bound_terms].index(k)][1:]) == pytest.approx(
+            found.bound
+        )
 
 
 def test_one_neighbour_is_the_nearest_loss(rng):
