@@ -1,14 +1,14 @@
+from .laplace import laplace as laplace
 from .posteriors.arviz_adapter import summary as summary
-from .posteriors.fisher import comparison_information as comparison_information
 from .posteriors.fisher import fisher_information as fisher_information
-from .posteriors.mode import LaplaceOptions as LaplaceOptions
-from .posteriors.mode import laplace as laplace
-from .posteriors.posterior import GaussianPosterior as GaussianPosterior
+from .posteriors.gaussian import GaussianPosterior as GaussianPosterior
+from .posteriors.nuts import nuts as nuts
+from .posteriors.options import LaplaceOptions as LaplaceOptions
+from .posteriors.options import TrainingOptions as TrainingOptions
 from .posteriors.posterior import Posterior as Posterior
-from .posteriors.posterior import SampledPosterior as SampledPosterior
-from .posteriors.sampling import nuts as nuts
-from .posteriors.sampling import svi as svi
+from .posteriors.sampled import SampledPosterior as SampledPosterior
 from .posteriors.storage import load as load
+from .posteriors.svi import svi as svi
 from .preferences.abilities import ability_table as ability_table
 from .preferences.best_of_n import BestOfN as BestOfN
 from .preferences.best_of_n import PromptRanking as PromptRanking
@@ -17,6 +17,7 @@ from .preferences.best_of_n import spearman_within_prompts as spearman_within_pr
 from .preferences.ensembles import ensemble as ensemble
 from .preferences.influence import OrderInfluence as OrderInfluence
 from .preferences.influence import order_influence as order_influence
+from .preferences.information import comparison_information as comparison_information
 from .preferences.model_comparison import compare_models as compare_models
 from .preferences.pointwise_reward import PointwiseReward as PointwiseReward
 from .preferences.pointwise_reward import fit_pointwise as fit_pointwise
@@ -35,7 +36,6 @@ from .preferences.scores import simultaneous_bound as simultaneous_bound
 from .preferences.scores import spearman as spearman
 from .preferences.selection_score import selection_score as selection_score
 from .preferences.training import Training as Training
-from .preferences.training import TrainingOptions as TrainingOptions
 from .preferences.training import train as train
 from .space.block_bootstrap import SamplingVariability as SamplingVariability
 from .space.block_bootstrap import sampling_variability as sampling_variability

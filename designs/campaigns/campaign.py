@@ -22,8 +22,8 @@ from tercet.designs.pairs.candidates import RANDOM as LISTED
 from tercet.designs.pairs.candidates import Scheme, listed_pairs
 from tercet.designs.pairs.registry import Criterion, as_criterion
 from tercet.designs.pairs.select_pairs import DEFAULT
-from tercet.inference.posteriors.mode import laplace
-from tercet.inference.posteriors.posterior import GaussianPosterior
+from tercet.inference.laplace import laplace
+from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.models._inputs import as_generator
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import BradleyTerry, ComparisonModel

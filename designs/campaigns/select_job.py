@@ -23,7 +23,7 @@ from tercet.designs.campaigns.pair_tables import (
 from tercet.designs.pairs.candidates import listed_pairs
 from tercet.designs.pairs.registry import as_criterion
 from tercet.designs.pairs.select_pairs import select_pairs
-from tercet.inference.posteriors.mode import laplace
+from tercet.inference.laplace import laplace
 from tercet.models._inputs import as_generator
 from tercet.models.items.embeddings import open_embeddings
 from tercet.models.items.items import Items, project

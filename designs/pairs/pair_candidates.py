@@ -13,7 +13,8 @@ from tercet.designs.criteria.candidates import Candidates
 from tercet.designs.pairs.draw_pool import DrawPool, draw_pool
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.target_moments import SecondMoment, target_matrix
-from tercet.inference.posteriors.posterior import GaussianPosterior, Posterior
+from tercet.inference.posteriors.gaussian import GaussianPosterior
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
 from tercet.models.items.embeddings import Embeddings
 from tercet.models.items.items import Items

@@ -23,7 +23,7 @@ class Solution(NamedTuple):
     Attributes
     ----------
     point : array [p]
-    value : of the objective at the point
+    value : of the objective at the point; infinite where it, or its gradient, is not finite
     gradient : array [p]
     decrement : sqrt(g' H^-1 g), the length of the Newton step that is left in standard deviations of the Gaussian with
         precision H: the same in any units of the parameters. H is the Hessian where it is known, or its L-BFGS
@@ -119,15 +119,17 @@ def minimise(
         callback=watch,
         options={"maxiter": max_steps, "ftol": value_tolerance, "gtol": gradient_tolerance},
     )
-    inside = bounds is None and result.fun < WALL
-    decrement = float(np.sqrt(max(result.jac @ result.hess_inv.dot(result.jac), 0.0))) if inside else float("nan")
-    gradient = np.asarray(result.jac) if scale is None else np.linalg.solve(scale.T, result.jac)
+    end = point(np.asarray(result.x))
+    value, gradient = objective(end)
+    finite = bool(np.isfinite(value) and np.isfinite(gradient).all())
+    known = finite and bounds is None
+    decrement = float(np.sqrt(max(result.jac @ result.hess_inv.dot(result.jac), 0.0))) if known else float("nan")
     return Solution(
-        point(np.asarray(result.x)),
-        float(result.fun),
+        end,
+        float(value) if finite else float("inf"),
         gradient,
         decrement,
         int(result.nit),
-        bool(result.success or slow) and result.fun < WALL,
+        bool(result.success or slow) and finite,
         "the last ten steps lowered the value by less than was asked for" if slow else str(result.message),
     )

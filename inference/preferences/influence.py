@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from tercet.inference.posteriors.mode import laplace
-from tercet.inference.posteriors.posterior import GaussianPosterior, Posterior
+from tercet.inference.laplace import laplace
+from tercet.inference.posteriors.gaussian import GaussianPosterior
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
 from tercet.models._inputs import as_pairs
 from tercet.models.items.items import Items

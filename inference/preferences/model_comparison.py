@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tercet.inference.posteriors.arviz_adapter import compare_loo, leave_one_out
-from tercet.inference.posteriors.posterior import GaussianPosterior, Posterior
+from tercet.inference.posteriors.gaussian import GaussianPosterior
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.rewards import comparison_model
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.pointwise import PointwiseClassifier

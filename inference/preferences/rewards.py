@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from tercet.inference.posteriors.posterior import Draws, GaussianPosterior, Posterior
+from tercet.inference.posteriors.evaluation import Draws
+from tercet.inference.posteriors.gaussian import GaussianPosterior
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.models._blocks import in_blocks
 from tercet.models._inputs import as_pairs
 from tercet.models.items.embeddings import Embeddings, map_features

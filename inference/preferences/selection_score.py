@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from tercet.inference.posteriors.posterior import Posterior, SampledPosterior
+from tercet.inference.posteriors.posterior import Posterior
+from tercet.inference.posteriors.sampled import SampledPosterior
 from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
 from tercet.models._inputs import as_generator
 from tercet.models.items.items import Items

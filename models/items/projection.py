@@ -12,6 +12,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from tercet.models._pytree import pytree
+from tercet.models._storable import Storable
 
 
 @runtime_checkable
@@ -29,7 +30,7 @@ class FeatureMap(Protocol):
 
 @pytree()
 @dataclass(frozen=True)
-class Projection:
+class Projection(Storable):
     """z = (x - center) @ basis / scale, without a basis z = (x - center) / scale.
 
     Parameters

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -25,12 +26,14 @@ import numpyro.distributions as dist
 from numpyro.handlers import scale
 
 from tercet.models._inputs import as_jax, is_concrete
+from tercet.models._storable import Storable
 from tercet.models.items.items import Items, check_in_memory
 from tercet.models.preferences.comparisons import Comparisons, check_compared
 from tercet.models.preferences.distributions import BernoulliProbit, SoftBernoulliLogits
 from tercet.models.preferences.heads import AbilityHead, Head, LinearHead, LinearInParameters
 from tercet.models.preferences.linear_form import LinearForm, design_rows, merge_repeats
 from tercet.models.preferences.links import Link, Logistic, Probit
+from tercet.models.preferences.whitened import whitened_model
 
 ORDER_SD = 1.0
 """Prior sd of the order effect, in logits."""
@@ -39,7 +42,7 @@ AnyModel = TypeVar("AnyModel", bound="ComparisonModel")  # not typing.Self: bear
 
 
 @dataclass(frozen=True)
-class ComparisonModel(abc.ABC):
+class ComparisonModel(Storable, abc.ABC):
     """Outcome of a comparison given the reward difference r = r(first) - r(second).
 
     Parameters
@@ -158,6 +161,13 @@ class ComparisonModel(abc.ABC):
             gauge=len(items) if features is None and math.isinf(sd) else 0,
             layout=((self.head.site, self.head.size(items)),) + ((("order_effect", 0),) * self.order_effect),
         )
+
+    def whitened(
+        self, center: np.ndarray, root: np.ndarray, items: Any, comparisons: Any
+    ) -> tuple[Callable[..., None], dict[str, Any]]:
+        """The same posterior as a NumPyro model of u, theta = center + root u, and the data of that model."""
+        check_in_memory(items)
+        return whitened_model(self, self.linear_form(items, comparisons), center, root)
 
     def _precision(self, comparisons: Comparisons) -> Any:
         assert comparisons.annotator_ids is not None

@@ -18,6 +18,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from tercet.models._storable import Storable
 from tercet.models.items.embeddings import Embeddings
 from tercet.models.items.items import Items
 
@@ -33,7 +34,7 @@ def is_flat(prior_sd: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Head(abc.ABC):
+class Head(Storable, abc.ABC):
     """A reward r(x): a NumPyro model from items to rewards whose last layer has a learned or a given prior scale.
 
     Parameters

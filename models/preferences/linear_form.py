@@ -227,10 +227,19 @@ class LinearForm:
         """The same likelihood under another Gaussian prior."""
         return replace(self, prior_precision=precision)
 
-    def thin(self, step: int) -> LinearForm:
+    @property
+    def size(self) -> int:
+        """Number of comparisons m, repeats merged."""
+        return len(self.outcome)
+
+    def subsample(self, step: int) -> LinearForm:
         """Every step-th comparison, counted `step` times: a rough copy of this form at a fraction of its cost."""
         rows, outcome, weight = self.rows.thin(step), self.outcome[::step], self.weight[::step] * step
         return replace(self, rows=rows, outcome=outcome, weight=weight)
+
+    def predictor(self, theta: np.ndarray) -> np.ndarray:
+        """The linear predictor eta = D theta [m]."""
+        return self.rows.predict(theta)
 
     def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Log posterior (up to a constant), its gradient [p], and eta [m]."""

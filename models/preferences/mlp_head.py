@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from tercet.models._inputs import is_concrete
 from tercet.models._pytree import pytree
+from tercet.models._storable import Storable
 from tercet.models.items.items import Items
 from tercet.models.items.projection import FeatureMap, moments_of
 from tercet.models.preferences.heads import Head, scaled_normal
@@ -114,7 +115,7 @@ def check_standardised(items: Items) -> None:
 
 @pytree()
 @dataclass(frozen=True)
-class HiddenFeatures:
+class HiddenFeatures(Storable):
     """Hidden layers of a trained network as a map of features: its last layer is a linear head on them.
 
     Parameters
