@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -17,12 +17,8 @@ from tercet.models.items.items import Items
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.links import Logistic
 
-SCHEMES = ("random", "similar", "diverse", "cross-prompt")
-if TYPE_CHECKING:
-    Scheme = Literal["random", "similar", "diverse", "cross-prompt"]
-    Truth = Literal["linear", "MLP"]
-else:
-    Scheme = Truth = str  # at run time a wrong name has to reach our own ValueError
+Scheme = Literal["random", "similar", "diverse", "cross-prompt"]
+Truth = Literal["linear", "MLP"]
 
 
 class SimulatedPrompts(NamedTuple):
@@ -145,8 +141,8 @@ def annotation_pairs(
     """
     if items.prompt is None:
         raise ValueError("pairs of responses need Items(..., prompt=...), the prompt of each item.")
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be one of {SCHEMES}, got {scheme!r}.")
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"scheme must be one of {get_args(Scheme)}, got {scheme!r}.")
     r = as_floats("rewards", rewards, 1)
     if len(r) != len(items) or per_prompt < 1:
         raise ValueError(

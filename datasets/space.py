@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,6 @@ import scipy.linalg
 from tercet.models._inputs import as_generator
 from tercet.models.space.kernels import Kernel, covariance
 from tercet.models.space.sites import Sites
-
-if TYPE_CHECKING:
-    Task = Literal["grid", "point"]
-else:
-    Task = str  # at run time a wrong name has to reach our own ValueError
 
 TRAIN, SIDE = 1_000, 30
 COVARIATE_LENGTH, RESPONSE_LENGTH, FIELD_LENGTH, FIELD_VARIANCE, NOISE_VARIANCE = 0.3, 1.0, 0.5, 0.5, 0.1
@@ -48,7 +43,9 @@ class SpatialTask(NamedTuple):
     test: SiteData
 
 
-def gaussian_field_task(task: Task = "grid", validation: int = 1_000, key: int | jax.Array = 0) -> SpatialTask:
+def gaussian_field_task(
+    task: Literal["grid", "point"] = "grid", validation: int = 1_000, key: int | jax.Array = 0
+) -> SpatialTask:
     """Simulate the two tasks of the SNN paper, in [-1/2, 1/2]^2.
 
     Two covariates are Gaussian processes over space; the response is a process over both covariates, plus one over

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
+from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
 from tercet.inference.space.fill_distances import fill_distance
 from tercet.inference.space.risk import Estimator, RiskEstimate
@@ -92,7 +93,6 @@ def infill_check(
     {'holdout': False, '1NN': True}
     """
     import pandas as pd
-    from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
     labelled = as_sites("validation", validation)
     targets = as_sites("test", test, labelled.metric)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,11 +15,6 @@ from tercet.inference.space.risk_intervals import bias_aware_half_length, local_
 from tercet.models._inputs import as_floats
 from tercet.models.space.geometry import as_sites, check_same_space
 from tercet.models.space.sites import Sites
-
-if TYPE_CHECKING:
-    Loss = Literal["squared", "absolute", "zero-one"]
-else:
-    Loss = str  # at run time a wrong name has to reach our own ValueError
 
 REMOTE = 3.0
 """A test site farther from all labels than this many fill distances of the validation sites is warned about."""
@@ -109,7 +104,7 @@ class Risk:
 def pointwise_losses(
     response: ArrayLike,
     prediction: ArrayLike,
-    loss: Loss | Callable[[np.ndarray, np.ndarray], ArrayLike] = "squared",
+    loss: Literal["squared", "absolute", "zero-one"] | Callable[[np.ndarray, np.ndarray], ArrayLike] = "squared",
     bound: float | None = None,
 ) -> np.ndarray:
     """Losses [n] of predictions at n sites.

@@ -125,7 +125,7 @@ def surface_draws(posterior: Posterior, draws: int, key: int | jax.Array = 0) ->
 
 
 def _fitted_model(posterior: Posterior) -> LossSurface:
-    model = posterior.context.model
+    model = posterior.model
     if not isinstance(model, LossSurface):
         raise ValueError(f"the posterior is of a {type(model).__name__}, not of a LossSurface.")
     return model
@@ -133,11 +133,11 @@ def _fitted_model(posterior: Posterior) -> LossSurface:
 
 def _fitted_data(posterior: Posterior, model: LossSurface) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates [n, q] of the sites of the fit, and the (log) losses [n] that the model observed."""
-    if posterior.context.args is None:
+    if posterior.sites is None or posterior.losses is None:
         raise ValueError("this posterior was loaded without its data, which this question needs; load(path, *data).")
-    sites, losses = posterior.context.args
-    response = np.log(losses) if model.family == "log-normal" else np.asarray(losses, dtype=np.float64)
-    return model.frame.coordinates(as_sites("sites", sites, model.frame.metric)), response
+    losses = np.asarray(posterior.losses)
+    response = np.log(losses) if model.family == "log-normal" else losses.astype(np.float64)
+    return model.frame.coordinates(as_sites("sites", posterior.sites, model.frame.metric)), response
 
 
 def basis_functions(model: LossSurface, coordinates: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
 """Sites, distances between them, and Gaussian-process surfaces of losses over them."""
 
-import lazy_loader
+from tercet.models._lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

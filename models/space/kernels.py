@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-if TYPE_CHECKING:
-    Kernel = Literal["matern 1/2", "matern 3/2", "matern 5/2", "squared exponential"]
-else:
-    Kernel = str  # at run time a wrong name has to reach our own ValueError
-
+Kernel = Literal["matern 1/2", "matern 3/2", "matern 5/2", "squared exponential"]
 Array = TypeVar("Array", np.ndarray, jax.Array)
 SMOOTHNESS = {"matern 1/2": 0.5, "matern 3/2": 1.5, "matern 5/2": 2.5}
-KERNELS: tuple[Kernel, ...] = ("matern 1/2", "matern 3/2", "matern 5/2", "squared exponential")
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 
 def covariance(kernel: Kernel, x: Array, y: Array, length: float | Array) -> Array:

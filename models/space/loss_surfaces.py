@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,8 @@ from tercet.models.space.frames import Frame
 from tercet.models.space.kernels import KERNELS, SMOOTHNESS, Array, Kernel, covariance
 from tercet.models.space.sites import Sites
 
-FAMILIES = ("normal", "log-normal", "gamma", "student")
-if TYPE_CHECKING:
-    Family = Literal["normal", "log-normal", "gamma", "student"]
-else:
-    Family = str  # at run time a wrong name has to reach our own ValueError
+Family = Literal["normal", "log-normal", "gamma", "student"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
 POSITIVE = ("log-normal", "gamma")
 """Families of positive losses: the surface is the logarithm of the expected loss, up to a constant."""
 WALL = 1.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,10 +12,7 @@ from numpy.typing import ArrayLike
 from tercet.models._inputs import as_floats, as_ids
 from tercet.models._pytree import Container, pytree
 
-if TYPE_CHECKING:
-    Metric = Literal["plane", "sphere"]
-else:
-    Metric = str  # at run time a wrong name has to reach our own ValueError
+Metric = Literal["plane", "sphere"]
 
 
 @pytree("metric", "ids")
