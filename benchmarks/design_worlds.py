@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from tercet.datasets import RatedItems, annotate, simulated_prompts, word_valence
+from tercet.datasets import annotate, simulated_prompts, word_valence
+from tercet.datasets.preferences import RatedItems
 from tercet.designs import candidate_pairs
 from tercet.inference import log_loss, reward, spearman, spearman_within_prompts, win_probability
 from tercet.models import BradleyTerry, Comparisons, Items, LinearHead, project
@@ -79,7 +80,7 @@ def cross_prompt(seed: int) -> World:
 
 def _simulated(seed: int, truth: str, prompts: int, candidates: str, target: Any) -> World:
     """Five responses to a prompt, half of the variance between prompts; a sixth of the prompts are held out."""
-    items, rewards = simulated_prompts(prompts, 5, 32, 0.5, truth, key=seed)
+    items, rewards = simulated_prompts(prompts, 5, 32, truth=truth, key=seed)
     assert items.prompt is not None
     held = items.prompt >= prompts - prompts // 6
     pool, test, theirs, true = items.take(~held), items.take(held), rewards[~held], rewards[held]

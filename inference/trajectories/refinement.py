@@ -18,8 +18,6 @@ from scipy.optimize import minimize
 
 from tercet.inference.trajectories.bridge_paths import MultimarginalBridge
 from tercet.inference.trajectories.bridge_problem import BridgeProblem, ExplodedError
-from tercet.inference.trajectories.bridges import bridge_of
-from tercet.inference.trajectories.conditioning import paths_between
 from tercet.models._inputs import as_jax, as_key
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 from tercet.models.trajectories.snapshots import Snapshots
