@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -28,21 +28,18 @@ class Pool(abc.ABC):
         """A pool of these candidates alone, that costs no more than they do."""
 
 
-class Moment(Protocol):
-    """The second moment S [p, p] of the rows that matter, by a root and by products."""
+class Moment(abc.ABC):
+    """The second moment S [p, p] of the rows that matter, by products and by a `root` R [p, k], R R' = S."""
 
-    @property
-    def root(self) -> Float[np.ndarray, "p k"]:
-        """R with R R' = S."""
-        ...
+    root: Float[np.ndarray, "p k"]
 
-    def __matmul__(self, direction: np.ndarray) -> Float[np.ndarray, " p"]:
+    @abc.abstractmethod
+    def __matmul__(self, direction: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
         """S direction."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
-class SecondMoment:
+class SecondMoment(Moment):
     """S = E[d d'] as a matrix; its root is computed once, however many pools share it.
 
     Parameters
@@ -52,17 +49,17 @@ class SecondMoment:
 
     matrix: Float[np.ndarray, "p p"]
 
-    def __matmul__(self, direction: np.ndarray) -> Float[np.ndarray, " p"]:
+    def __matmul__(self, direction: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
         return np.asarray(self.matrix @ direction)
 
     @cached_property
-    def root(self) -> Float[np.ndarray, "p p"]:
+    def root(self) -> Float[np.ndarray, "p p"]:  # type: ignore[override]
         """R with R R' = S."""
         return symmetric_root(self.matrix)
 
 
 @dataclass(frozen=True, eq=False)
-class RootMoment:
+class RootMoment(Moment):
     """S = R R' of low rank, by its root.
 
     Parameters
@@ -72,7 +69,7 @@ class RootMoment:
 
     root: Float[np.ndarray, "p k"]
 
-    def __matmul__(self, direction: np.ndarray) -> Float[np.ndarray, " p"]:
+    def __matmul__(self, direction: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
         return np.asarray(self.root @ (self.root.T @ direction))
 
 
