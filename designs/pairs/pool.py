@@ -32,7 +32,7 @@ class PairPool(LinearPool):
     model : their likelihood
     sites : typical values of the sites the likelihood needs beside the logit
     rewards : Gaussian of the rewards of the items
-    asked : pairs [k, 2] answered so far; None where the posterior was loaded without them
+    asked : pairs [a, 2] answered so far; None where the posterior was loaded without them
     """
 
     rows: GraphDifferences
@@ -41,7 +41,7 @@ class PairPool(LinearPool):
     model: ComparisonModel
     sites: dict[str, np.ndarray]
     rewards: RewardGaussian
-    asked: Int[np.ndarray, "k 2"] | None
+    asked: Int[np.ndarray, "a 2"] | None
 
     @cached_property
     def pairs(self) -> Int[np.ndarray, "m 2"]:
@@ -77,7 +77,7 @@ class PairPool(LinearPool):
         items: Items,
         rewards: RewardGaussian,
         pairs: Int[np.ndarray, "m 2"],
-        asked: Int[np.ndarray, "k 2"] | None,
+        asked: Int[np.ndarray, "a 2"] | None,
     ) -> AnyPairPool:
         rows = rewards.rows(pairs, self.model.covariates(len(pairs)))
         information = self.model.information(rewards.mean_of(rows), self.sites)
