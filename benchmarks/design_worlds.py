@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import expit
 
-from tercet.datasets import RatedItems, annotate, simulated_prompts, word_valence
+from tercet.datasets import annotate, simulated_prompts, word_valence
+from tercet.datasets.preferences import RatedItems
 from tercet.designs import candidate_pairs
 from tercet.inference import GaussianPosterior, log_loss, reward, spearman, spearman_within_prompts, win_probability
 from tercet.models import BradleyTerry, ComparisonModel, Comparisons, Items, LinearHead, project
@@ -81,7 +82,7 @@ def _simulated(
     seed: int, truth: Literal["linear", "MLP"], prompts: int, candidates: str, target: Literal["in-prompt"] | None
 ) -> World:
     """Five responses a prompt, half of the variance between prompts; a sixth of the prompts is held out."""
-    items, rewards = simulated_prompts(prompts, 5, 32, prompt_variance=0.5, truth=truth, key=seed)
+    items, rewards = simulated_prompts(prompts, 5, 32, truth=truth, key=seed)
     assert items.prompt is not None
     held = items.prompt >= prompts - prompts // 6
     pool, test, asked, true = items.take(~held), items.take(held), rewards[~held], rewards[held]
@@ -92,10 +93,7 @@ def _simulated(
 
     def evaluate(posterior: GaussianPosterior) -> dict[str, float]:
         mean = reward(posterior, test).mean
-        if target == "in-prompt":
-            rank = spearman_within_prompts(mean, true, test.prompt).mean
-        else:
-            rank = spearman(mean, true)
+        rank = spearman_within_prompts(mean, true, test.prompt).mean if target == "in-prompt" else spearman(mean, true)
         return {"spearman": rank, "log_loss": log_loss(win_probability(posterior, test, pairs), probability)}
 
     def answer(pairs: np.ndarray, key: int) -> Comparisons:

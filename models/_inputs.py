@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import jax
+
+    KeyLike = int | np.integer[Any] | jax.Array
+    """An int seed or a JAX key."""
 
 
 def as_key(key: Any) -> Any:

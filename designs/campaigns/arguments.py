@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.designs.pairs.candidates import Scheme
-from tercet.models.items.items import Items
 from tercet.models.preferences.comparisons import Comparisons
 
-Key = int | np.integer[Any] | np.ndarray | jax.Array
+Key = int | jax.Array
 """An int seed or a JAX key."""
 
 Candidates = Scheme | int | ArrayLike
 """Pairs to choose from: a scheme by name, a number of random pairs, an array [m, 2], or a mask [n, n]."""
-
-Target = Literal["in-prompt"] | Items | ArrayLike | None
-"""What the rewards will be used for: None (two random items), "in-prompt", other items, or pairs [t, 2]."""
 
 Exclude = Comparisons | ArrayLike | None
 """Pairs that are not to be compared (again), either way round."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tercet.designs.campaigns.arguments import Candidates, Key, Target
+from tercet.designs.campaigns.arguments import Candidates, Key
 from tercet.designs.campaigns.labels import Facts
 from tercet.designs.campaigns.prequential_check import batch_inflation
 from tercet.designs.campaigns.stopping import batch_reduction
@@ -14,8 +14,9 @@ from tercet.designs.criteria.criterion import Criterion
 from tercet.designs.pairs.candidates import listed_pairs, pair_code
 from tercet.designs.pairs.pair_candidates import PairCandidates
 from tercet.designs.pairs.select_pairs import select_pairs
+from tercet.designs.pairs.target_moments import Target
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items
+from tercet.inference.preferences.reward_view import on
 from tercet.models.items.items import Items
 
 RANDOM = "random"
@@ -60,7 +61,7 @@ def design_batch(
     The facts are `expected_reduction` of the target variance by this batch, `random_reduction` by a random one, the
     `target_variance` before, the `inflation` of its log loss (`batch_inflation`), `prior_sd` and `random_share`.
     """
-    known, seed = as_items(posterior, items), int(rng.integers(2**31))
+    known, seed = on(posterior, items).items, int(rng.integers(2**31))
     at_random = np.zeros(size, dtype=bool)
     at_random[rng.choice(size, round(random_share * size), replace=False)] = True
     wanted = int(np.count_nonzero(~at_random))

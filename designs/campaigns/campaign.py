@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
 from tercet.designs.campaigns.annotators import QUIT, Annotator, PromptAnnotator
-from tercet.designs.campaigns.arguments import Candidates, Key, Target, check_count
+from tercet.designs.campaigns.arguments import Candidates, Key, check_count
 from tercet.designs.campaigns.batches import RANDOM, Batch, design_batch, random_batch, remaining_pairs
 from tercet.designs.campaigns.guard import guarded_share
 from tercet.designs.campaigns.history import campaign_history
@@ -24,8 +24,9 @@ from tercet.designs.criteria.criterion import Criterion
 from tercet.designs.pairs.candidates import RANDOM as LISTED
 from tercet.designs.pairs.registry import as_criterion
 from tercet.designs.pairs.select_pairs import DEFAULT
-from tercet.inference.posteriors.mode import laplace
-from tercet.inference.posteriors.posterior import GaussianPosterior
+from tercet.designs.pairs.target_moments import Target
+from tercet.inference.laplace import laplace
+from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.models._inputs import as_generator
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import BradleyTerry, ComparisonModel

@@ -102,9 +102,6 @@ def batch_inflation(pool: PairPool, prediction: np.ndarray, key: Key = 0) -> flo
 def _probability_draws(pool: PairPool, rng: np.random.Generator) -> np.ndarray:
     """Expected outcome [draws, b] of each pair of a pool under draws of the posterior."""
     batch = pool.sample(np.arange(len(pool)))
-    first, second = batch.ends
-    rows = batch.rewards.whitened[first] - batch.rewards.whitened[second]
-    if batch.rewards.order is not None:
-        rows = rows + batch.rewards.order[1]
+    rows = batch.rows.matmat(batch.root)
     noise = rng.standard_normal((DRAWS, rows.shape[1]))
     return np.asarray(batch.model.expected_outcome(batch.difference.mean + noise @ rows.T, batch.sites))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tercet.designs.campaigns.arguments import Candidates, Target
+from tercet.designs.campaigns.arguments import Candidates
 from tercet.designs.campaigns.batches import random_batch
 from tercet.designs.campaigns.pair_tables import (
     SUFFIXES,
@@ -25,10 +25,12 @@ from tercet.designs.campaigns.pair_tables import (
 from tercet.designs.pairs.candidates import Scheme, listed_pairs
 from tercet.designs.pairs.registry import as_criterion
 from tercet.designs.pairs.select_pairs import select_pairs
-from tercet.inference.posteriors.mode import laplace
+from tercet.designs.pairs.target_moments import Target
+from tercet.inference.laplace import laplace
 from tercet.models._inputs import as_generator
-from tercet.models.items.embeddings import open_embeddings
-from tercet.models.items.items import Items, project
+from tercet.models.items.items import Items
+from tercet.models.items.on_disk import Axes, open_embeddings
+from tercet.models.items.principal_components import project
 from tercet.models.preferences.comparison_models import BradleyTerry
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def read_items(options: argparse.Namespace) -> Items:
     return items if options.components is None else project(items, options.components)
 
 
-def _read_features(path: Path, name: str | None, axes: str | None) -> tuple[np.ndarray, ArrayLike | None]:
+def _read_features(path: Path, name: str | None, axes: Axes | None) -> tuple[np.ndarray, ArrayLike | None]:
     if path.suffix != ".npz":
         opened = open_embeddings(path, name=name, axes=axes)
         return opened[:], opened.prompt

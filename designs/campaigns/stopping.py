@@ -8,15 +8,16 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from tercet.designs.campaigns.arguments import Candidates, Exclude, Key, Target
+from tercet.designs.campaigns.arguments import Candidates, Exclude, Key
 from tercet.designs.criteria.criterion import Criterion
 from tercet.designs.criteria.greedy import GreedyV
 from tercet.designs.pairs.candidates import listed_pairs
 from tercet.designs.pairs.pair_candidates import PairCandidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.select_pairs import DEFAULT, select_pairs
+from tercet.designs.pairs.target_moments import Target
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items
+from tercet.inference.preferences.reward_view import on
 from tercet.models._inputs import as_generator
 from tercet.models.items.items import Items
 
@@ -118,7 +119,7 @@ def stopping_curve(
     """
     import pandas as pd
 
-    known = as_items(posterior, items)
+    known = on(posterior, items).items
     pairs = listed_pairs(known, candidates, key, exclude)
     picked = select_pairs(known, posterior, labels, candidates=pairs, criterion=criterion, target=target, key=key)
     pool = PairCandidates(known, pairs).pool(posterior, target)

@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
-from tercet.designs.campaigns.arguments import Candidates, Target
+from tercet.designs.campaigns.arguments import Candidates
 from tercet.designs.criteria.criterion import Criterion
 from tercet.designs.pairs.candidates import candidate_pairs
 from tercet.designs.pairs.registry import as_criterion
 from tercet.designs.pairs.select_pairs import select_pairs
-from tercet.inference.posteriors.mode import laplace
-from tercet.inference.posteriors.posterior import GaussianPosterior
+from tercet.designs.pairs.target_moments import Target
+from tercet.inference.laplace import laplace
+from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.models._inputs import as_generator
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import BradleyTerry, ComparisonModel

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from tercet.inference.posteriors.context import Context
-from tercet.inference.posteriors.posterior import SampledPosterior
-from tercet.inference.preferences.training import TrainingOptions, train
+from tercet.inference.posteriors.options import TrainingOptions
+from tercet.inference.posteriors.sampled import SampledPosterior
+from tercet.inference.preferences.training import train
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons

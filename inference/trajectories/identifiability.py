@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from tercet.inference.posteriors.fisher import likelihood_information
-from tercet.inference.posteriors.posterior import GaussianPosterior
+from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.inference.trajectories.forecasts import model_and_data
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def drift_or_diffusion(posterior: GaussianPosterior, samples: int = 8, key: Any 
 
     model, _ = model_and_data(posterior)
     problem = posterior.context.problem
-    information = likelihood_information(problem, posterior.center, samples, key)
+    information = problem.information(posterior.center, samples, key)
     names = _names(posterior)
     scale = prior_draws(problem, 400, key).std(axis=0)
     scaled = information * np.outer(scale, scale)

@@ -15,8 +15,9 @@ from numpyro.infer.util import potential_energy
 from tqdm import tqdm
 
 from tercet.inference.posteriors.context import Context
-from tercet.inference.posteriors.mode import LaplaceOptions, curvature_factor, gaussian_evidence
-from tercet.inference.posteriors.posterior import GaussianPosterior
+from tercet.inference.posteriors.gaussian import GaussianPosterior, UnconstrainedGaussian
+from tercet.inference.posteriors.mode import curvature_factor, gaussian_evidence
+from tercet.inference.posteriors.options import LaplaceOptions
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.trajectories.reference_search import MOST_STEPS, find_mode
 from tercet.models.trajectories.snapshot_model import SnapshotModel
@@ -111,7 +112,11 @@ def fit_reference(
     bar = tqdm(total=starts + 2, desc="fit_reference", disable=not progress)
     model, problem, near, agree, _ = find_mode(model, snapshots, starts, key, bar, 1e-6)
     mode, factor, norm = _settle(problem, near, options)
-    evidence = float("nan") if composite or model.start == "summary" else gaussian_evidence(problem, mode, factor)
+    evidence = (
+        float("nan")
+        if composite or model.start == "summary"
+        else gaussian_evidence(problem.value_and_gradient(mode)[0], factor)
+    )
     condition = float(np.linalg.cond(factor)) ** 2
     if kind == "sandwich":
         factor = _sandwich_factor(problem, model, snapshots, mode, factor)
@@ -127,7 +132,7 @@ def fit_reference(
         "condition": condition,
     }
     _report(diagnostics)
-    return GaussianPosterior("laplace", Context(model, (snapshots,), {}, x64=True), diagnostics, mode, factor, None)
+    return UnconstrainedGaussian("laplace", Context(model, (snapshots,), {}, x64=True), diagnostics, mode, factor)
 
 
 def reference_mode(

@@ -13,6 +13,7 @@ from tercet.designs import PairCandidates, prequential
 from tercet.designs.campaigns.prequential_check import OVERCONFIDENT, batch_inflation
 from tercet.inference import GaussianPosterior
 from tercet.inference.posteriors.context import Context
+from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone
 
 
@@ -23,7 +24,7 @@ def wide_posterior(items: Items, sd: float, model: Any = None, mean: Any = 0.0) 
     layout = (("weights", d),) + ((("order_effect", 0),) * model.order_effect)
     size = d + model.order_effect
     context = Context(model, (items, Comparisons([0], [1], [1])), {}, x64=True)
-    return GaussianPosterior("laplace", context, {}, np.full(size, 1.0) * mean, np.eye(size) / sd, layout)
+    return SiteGaussian("laplace", context, {}, np.full(size, 1.0) * mean, np.eye(size) / sd, layout)
 
 
 def test_formula_by_hand(rng: np.random.Generator) -> None:
@@ -142,7 +143,7 @@ def test_other_likelihoods_are_served() -> None:
         layout = (("weights", 1), ("tie_strength", 0))
         context = Context(Davidson(LinearHead(1.0)), (items, Comparisons([0], [1], [1])), {}, x64=True)
         center = np.array([1.0, strength])
-        posterior = GaussianPosterior("laplace", context, {}, center, np.diag([1.0, 1e6]), layout)
+        posterior = SiteGaussian("laplace", context, {}, center, np.diag([1.0, 1e6]), layout)
         pool = PairCandidates(items, pairs).pool(posterior, None)
         found.append(batch_inflation(pool, pool.expected_outcome))
     assert found[0] > 1.3

@@ -11,7 +11,7 @@ from tercet.inference import (
     reward_difference,
     win_probability,
 )
-from tercet.inference.posteriors.posterior import SampledPosterior
+from tercet.inference.posteriors.sampled import SampledPosterior
 from tercet.models import (
     AbilityHead,
     BradleyTerry,
