@@ -10,7 +10,7 @@ import numpy as np
 from tercet.inference.posteriors.arviz_adapter import compare_loo, leave_one_out
 from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import comparison_model
+from tercet.inference.preferences.reward_view import comparison_model
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.pointwise import PointwiseClassifier
 
@@ -69,7 +69,7 @@ def compare_models(posteriors: Mapping[str, Posterior], draws: int = 2000, key: 
 
 def _check_same_answers(posteriors: Mapping[str, Posterior]) -> None:
     models = {name: comparison_model(posterior) for name, posterior in posteriors.items()}
-    answers = {name: posterior.context.comparisons for name, posterior in posteriors.items()}
+    answers = {name: posterior.comparisons for name, posterior in posteriors.items()}
     (first, reference), *others = answers.items()
     for name, found in answers.items():
         if found is None:
