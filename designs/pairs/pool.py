@@ -41,7 +41,7 @@ class PairPool(LinearPool):
     model: ComparisonModel
     sites: dict[str, np.ndarray]
     rewards: RewardGaussian
-    asked: Int[np.ndarray, "k 2"] | None
+    asked: Int[np.ndarray, "asked 2"] | None
 
     @cached_property
     def pairs(self) -> Int[np.ndarray, "m 2"]:
