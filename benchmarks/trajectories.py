@@ -212,9 +212,11 @@ def tiles(n: int, iterations: int) -> None:
     sde = ReferenceSDE(brownian(2), constant_volatility(3.0))  # wide: no annealing, so the iterations are those asked
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sinkhorn_bridge(sde, {}, source[:200], target[:200], 0.0, 1.0, max_iterations=2, tile=16)  # imports
+        sinkhorn_bridge(sde, {}, source[:200], target[:200], start=0.0, stop=1.0, max_iterations=2, tile=16)  # imports
         before, begin = _peak(), time.perf_counter()
-        bridge = sinkhorn_bridge(sde, {}, source, target, 0.0, 1.0, tolerance=1e-12, max_iterations=iterations)
+        bridge = sinkhorn_bridge(
+            sde, {}, source, target, start=0.0, stop=1.0, tolerance=1e-12, max_iterations=iterations
+        )
     took = time.perf_counter() - begin
     lap = took / max(1, bridge.iterations)
     print(f"\ntiled Sinkhorn, {n:,} x {n:,}: {lap:.2f} s an iteration, compilation and last pass included")
@@ -237,7 +239,7 @@ def against_pot(n: int) -> None:
     laps = []
     for _ in range(2):
         begin = time.perf_counter()
-        ours = sinkhorn_bridge(sde, {}, source, target, 0.0, 1.0, tolerance=1e-6)
+        ours = sinkhorn_bridge(sde, {}, source, target, start=0.0, stop=1.0, tolerance=1e-6)
         laps.append(time.perf_counter() - begin)
     begin = time.perf_counter()
     theirs = ot.bregman.sinkhorn_log(

@@ -21,7 +21,8 @@ import pandas as pd
 from matplotlib import pyplot
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
-from tercet.datasets import RatedItems, word_valence
+from tercet.datasets import word_valence
+from tercet.datasets.preferences import RatedItems
 from tercet.designs import candidate_pairs, learning_curve, select_pairs
 from tercet.inference import laplace, log_loss, reward, spearman, summary, win_probability
 from tercet.models import BradleyTerry

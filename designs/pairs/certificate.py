@@ -193,8 +193,7 @@ def _line_search(pool: PairPool, weights: np.ndarray, vertex: np.ndarray) -> flo
 
 def _root(pool: PairPool) -> Float[np.ndarray, "p k"]:
     """R with R R' = A, the order effect included."""
-    root = pool.rewards.root
-    return root if pool.rewards.order is None else np.vstack([root, pool.rewards.order[1]])
+    return pool.root
 
 
 def _information(pool: PairPool, weights: np.ndarray) -> Float[np.ndarray, "k k"]:

@@ -20,9 +20,8 @@ from tercet.designs.pairs.tiled.all_pairs import greedy_from_all, has_tiles, may
 from tercet.designs.pairs.tiled.one_shot_tiles import one_shot_tiles
 from tercet.designs.pairs.tiled.pair_scores import AllPairs
 from tercet.designs.sites.k_centre import SITE_CRITERIA
-from tercet.inference.preferences.rewards import as_items
+from tercet.inference.preferences.reward_view import on
 from tercet.models._inputs import as_floats, as_generator, as_pairs
-from tercet.models.items.embeddings import Embeddings
 from tercet.models.items.items import Items
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ def select_pairs(
     >>> picked.chosen.shape, bool(picked.gains.sum() > picked.expected_random)
     ((5, 2), True)
     """
-    known = as_items(posterior, items)
+    known = on(posterior, items).items
     mask = as_mask(candidates, len(known))
     if cost is not None and (isinstance(candidates, (str, int, np.integer)) or mask is not None or exclude is not None):
         raise ValueError("cost needs an explicit array of candidates, one entry a row, and no exclude.")
@@ -209,7 +208,7 @@ def _from_all(
 
 def _check_listed(items: Items, pairs: int, rule: Criterion) -> None:
     """Raise where listing these pairs would bring all features of a Dask array or a file into memory."""
-    if isinstance(items.features, Embeddings):
+    if not items.operator.in_memory:
         raise ValueError(
             f"criterion {rule.name!r} has to list all {pairs:,} pairs, and the features of these {len(items):,} items "
             "are not in memory; score all pairs by 'posterior variance', 'max difference', 'entropy', 'XtX', 'greedy "
@@ -223,7 +222,7 @@ def pair_candidates(
     n: int | None = None,
 ) -> PairCandidates:  # fmt: skip
     """The candidates of `select_pairs`: the same arguments give the same pairs."""
-    known = as_items(posterior, items)
+    known = on(posterior, items).items
     return PairCandidates(known, listed_pairs(known, candidates, key, exclude, n))
 
 

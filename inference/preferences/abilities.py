@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items, comparison_model
+from tercet.inference.preferences.reward_view import on
 from tercet.models._inputs import KeyLike
 from tercet.models.items.items import Items
 
@@ -64,8 +64,9 @@ def ability_table(
 
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}.")
-    model, known = comparison_model(posterior), as_items(posterior, items)
-    rewards = np.asarray(model.head.rewards(posterior.draws(draws, key), known))
+    view = on(posterior, items)
+    known = view.items
+    rewards = view.rewards(posterior.draws(draws, key))
     best = np.bincount(rewards.argmax(axis=1), minlength=len(known)) / draws
     if relative_to is None:
         rewards = rewards - rewards.mean(axis=1, keepdims=True)

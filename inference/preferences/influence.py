@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from tercet.inference.laplace import laplace
 from tercet.inference.posteriors.gaussian import GaussianPosterior
+from tercet.inference.posteriors.options import LaplaceOptions
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
+from tercet.inference.preferences.linear_laplace import comparison_laplace
+from tercet.inference.preferences.reward_view import RewardView, on
 from tercet.models._inputs import as_pairs
 from tercet.models.items.items import Items
-from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
 
 RIVALS = 10  # items ranked next to the best that are compared with it by default
@@ -93,7 +92,8 @@ def order_influence(
     >>> teams.names[influence.first], influence.turns
     ('Milwaukee', True)
     """
-    model, answers = comparison_model(posterior), posterior.comparisons
+    view = on(posterior, items)
+    model, answers, known = view.model, view.answers, view.items
     if not isinstance(posterior, GaussianPosterior) or not model.has_linear_form or model.link is None:
         raise ValueError(
             "influence needs the Laplace posterior of Bradley-Terry or Thurstone on a linear or ability head; got "
@@ -103,8 +103,7 @@ def order_influence(
         raise ValueError("this posterior was loaded without its data; load(path, items, comparisons).")
     if not 0 < at_most < 1:
         raise ValueError(f"at_most must be a share between 0 and 1, got {at_most}.")
-    known = as_items(posterior, items)
-    mean = reward_gaussian(posterior, known).mean
+    mean = view.gaussian.mean
     if pair is None:
         order = np.argsort(-mean, kind="stable")[: RIVALS + 1]
         pairs = np.column_stack([np.full(len(order) - 1, order[0]), order[1:]])
@@ -112,26 +111,23 @@ def order_influence(
         pairs = as_pairs(np.atleast_2d(np.asarray(pair)), len(known))
         if mean[pairs[0, 0]] < mean[pairs[0, 1]]:
             pairs = pairs[:, ::-1]
-    each = _effects(posterior, known, answers, pairs)
+    each = _effects(view, answers, pairs)
     counts = [_fewest(mean[i] - mean[j], effects) for (i, j), effects in zip(pairs, each, strict=True)]
     chosen = int(np.argmin(counts))
     i, j = (int(index) for index in pairs[chosen])
     untested = OrderInfluence(i, j, float(mean[i] - mean[j]), each[chosen], np.empty(0, np.int64), math.nan, math.nan)
-    return _confirmed(untested, model, known, answers, counts[chosen], int(at_most * len(answers)))
+    return _confirmed(untested, view, answers, counts[chosen], int(at_most * len(answers)))
 
 
-def _effects(posterior: Any, items: Items, answers: Comparisons, pairs: np.ndarray) -> np.ndarray:
+def _effects(view: RewardView, answers: Comparisons, pairs: np.ndarray) -> np.ndarray:
     """Change [pairs, m] of each difference when a comparison is dropped."""
-    model, rewards = comparison_model(posterior), reward_gaussian(posterior, items)
-    link, z = model.link, rewards.whitened
-    rows, eta = z[answers.first] - z[answers.second], rewards.mean[answers.first] - rewards.mean[answers.second]
-    if rewards.order is not None:
-        rows, eta = rows + rewards.order[1], eta + rewards.order[0]
-    weight = answers.weights
+    model, rewards = view.model, view.gaussian
+    link, design = model.link, rewards.rows(answers.pairs, model.covariates(len(answers)))
+    rows, eta, weight = design.matmat(rewards.root), rewards.moments(design).mean, answers.weights
     assert link is not None
     leverage = weight * link.curvature(eta, answers.outcome) * np.einsum("ij,ij->i", rows, rows)
     push = -weight * link.score(eta, answers.outcome) / np.maximum(1.0 - leverage, 1e-6)
-    return (z[pairs[:, 0]] - z[pairs[:, 1]]) @ rows.T * push
+    return rewards.rows(pairs).matmat(rewards.head_root) @ rows.T * push
 
 
 def _fewest(difference: float, effects: np.ndarray) -> int:
@@ -143,8 +139,7 @@ def _fewest(difference: float, effects: np.ndarray) -> int:
 
 def _confirmed(
     influence: OrderInfluence,
-    model: ComparisonModel,
-    items: Items,
+    view: RewardView,
     answers: Comparisons,
     size: int,
     limit: int,
@@ -157,9 +152,10 @@ def _confirmed(
             return influence
         dropped = order[:size]
         kept = np.setdiff1d(np.arange(len(answers)), dropped)
-        refit = reward_gaussian(laplace(model, items, answers.take(kept)), items).mean
+        refit = comparison_laplace(view.model, view.items, answers.take(kept), key=0, options=LaplaceOptions())
+        rewards = on(refit, view.items).gaussian.mean
         predicted = float(influence.difference + influence.effects[dropped].sum())
-        tested = replace(influence, dropped=dropped, predicted=predicted, refitted=float(refit[i] - refit[j]))
+        tested = replace(influence, dropped=dropped, predicted=predicted, refitted=float(rewards[i] - rewards[j]))
         if tested.refitted <= 0.0:
             break
         size = math.ceil(GROWTH * size)

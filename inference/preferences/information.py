@@ -11,8 +11,7 @@ from jaxtyping import Float
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
-from tercet.models.preferences.heads import AbilityHead, LinearInParameters
-from tercet.models.preferences.linear_form import design_rows
+from tercet.models.preferences.heads import LinearInParameters
 
 
 def comparison_information(
@@ -35,9 +34,6 @@ def comparison_information(
         raise ValueError("with annotators use fisher_information(model, sites, items, comparisons).")
     if not isinstance(model.head, LinearInParameters):
         raise ValueError(f"{type(model.head).__name__} is not linear in its parameters; use fisher_information.")
-    features = None if isinstance(model.head, AbilityHead) else items.features
-    rows = design_rows(features, len(items), comparisons.first, comparisons.second, model.order_effect)
-    theta = np.atleast_1d(np.asarray(sites[model.head.site], dtype=np.float64))
-    if model.order_effect:
-        theta = np.append(theta, sites["order_effect"])
-    return rows.gram(comparisons.weights * model.information(rows.predict(theta), sites))
+    rows = model.design(items, comparisons).compact()
+    theta = np.hstack([np.asarray(sites[name], dtype=np.float64) for name in (model.head.site, *model.effects)])
+    return rows.gram(comparisons.weights * model.information(rows.matvec(theta), sites))

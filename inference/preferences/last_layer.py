@@ -14,8 +14,7 @@ from tercet.inference.preferences.linear_laplace import comparison_laplace
 from tercet.inference.preferences.rewards import win_probability
 from tercet.inference.preferences.training import train
 from tercet.models._inputs import KeyLike
-from tercet.models.items.embeddings import map_features
-from tercet.models.items.items import Items, replace_features
+from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import BradleyTerry, ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.heads import LinearHead
@@ -45,8 +44,8 @@ def last_layer_laplace(
     options.check_read(route, "tolerance", "max_steps", "training", *curvature, *scale)
     training = train(model, items, comparisons, key=key, options=options.training)
     sites = {name: values[0] for name, values in training.sites.items()}
-    network = model.head.features(sites, items.projection)
-    known = replace_features(items, map_features(items.features, network.after), network)
+    network = model.head.feature_map(sites, items.projection)
+    known = items.mapped(network.after, network)
     if last.prior_sd is None:
         last = last.with_prior_sd(_held_out_scale(last, known, comparisons, training.held_out, options))
     of_layer = LaplaceOptions(options.tolerance, options.max_steps, options.curvature)

@@ -10,7 +10,7 @@ import numpy as np
 from tercet.inference.posteriors.arviz_adapter import compare_loo, leave_one_out
 from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import comparison_model
+from tercet.inference.preferences.reward_view import comparison_model
 from tercet.models._inputs import KeyLike
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.pointwise import PointwiseClassifier

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.models._inputs import as_floats, as_generator, as_jax
-from tercet.models.trajectories.linear_noise import moments
+from tercet.models.trajectories.linear_noise import linear_noise_moments as moments
 from tercet.models.trajectories.simulation import simulate
 from tercet.models.trajectories.snapshot_model import SnapshotModel
 from tercet.models.trajectories.snapshots import Snapshots

@@ -17,7 +17,7 @@ from numpyro.handlers import seed, trace
 
 from tercet.inference.posteriors.problem import Problem
 from tercet.models._inputs import as_jax, as_key
-from tercet.models.trajectories.linear_noise import moments
+from tercet.models.trajectories.linear_noise import linear_noise_moments as moments
 from tercet.models.trajectories.snapshot_model import JITTER, SnapshotModel
 from tercet.models.trajectories.snapshots import Snapshots
 

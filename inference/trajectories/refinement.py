@@ -17,9 +17,7 @@ from numpyro.distributions import biject_to
 from scipy.optimize import minimize
 
 from tercet.inference.trajectories.bridge_paths import MultimarginalBridge
-from tercet.inference.trajectories.bridge_problem import BridgeProblem, ExplodedError, parameters
-from tercet.inference.trajectories.bridges import bridges_of
-from tercet.inference.trajectories.conditioning import between
+from tercet.inference.trajectories.bridge_problem import BridgeProblem, ExplodedError
 from tercet.models._inputs import as_jax, as_key
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 from tercet.models.trajectories.snapshots import Snapshots

@@ -19,7 +19,6 @@ from tercet.designs.pairs.published import PublishedD, PublishedXtX
 from tercet.designs.pairs.tiled.one_shot_tiles import ONE_SHOT
 from tercet.designs.pairs.tiled.pair_scores import AllPairs, distance, quarter, tile_score
 from tercet.designs.pairs.tiled.tiles import Leaders, TileScore
-from tercet.models.items.embeddings import Embeddings
 from tercet.models.preferences.links import Logistic
 
 SHORTLIST = 16384
@@ -31,9 +30,9 @@ OFF = 7.2e-5  # by at most so much; averaging over rewards only lowers it
 
 def has_tiles(rule: Criterion, pool: PairPool) -> bool:
     """Whether this criterion can score all pairs in tiles: Bradley-Terry without an order effect."""
-    plain = isinstance(pool.model.link, Logistic) and pool.rewards.order is None
+    plain = isinstance(pool.model.link, Logistic) and not pool.model.effects
     if isinstance(rule, PublishedD) and not isinstance(rule, PublishedXtX):
-        return plain and not isinstance(pool.rewards.features, Embeddings)  # M takes all pairs of features
+        return plain and pool.rewards.features.in_memory  # M takes all pairs of features
     return plain and may_have_tiles(rule)
 
 

@@ -27,8 +27,6 @@ from tercet.designs.pairs.published import PastAwareD, PublishedD, PublishedXtX
 from tercet.designs.pairs.target_moments import within_prompts
 from tercet.designs.pairs.tiled.pair_scores import AllPairs, distance, quarter, tile_score
 from tercet.designs.pairs.tiled.tiles import TileScore
-from tercet.models.items.embeddings import Embeddings
-from tercet.models.items.projection import scatter_of
 
 ONE_SHOT = (PosteriorVariance, MaxDifference, Entropy, PublishedXtX, PublishedD, PastAwareD)
 """The criteria of one score a pair that have tiles."""
@@ -89,8 +87,8 @@ def one_shot_tiles(rule: OneShot, candidates: AllPairs, pool: PairPool) -> OneSh
 
 def scatter_of_all(candidates: AllPairs, pool: PairPool) -> Float[np.ndarray, "p p"]:
     """Sum of d d' over all candidates: in closed form, less the pairs that are left out."""
-    features = np.eye(len(pool.items)) if pool.rewards.features is None else pool.rewards.features
-    total = len(pool.items) * scatter_of(features)[1]
+    features = pool.rewards.features
+    total = len(pool.items) * features.scatter()[1]
     if candidates.prompt is not None:
         total -= within_prompts(features, candidates.prompt)
     out = _left_out(candidates)
@@ -100,8 +98,8 @@ def scatter_of_all(candidates: AllPairs, pool: PairPool) -> Float[np.ndarray, "p
 def information_of_all(candidates: AllPairs, pool: PairPool) -> Float[np.ndarray, "p p"]:
     """Sum of v d d' over all candidates, v the information at the posterior mean; in 64 bit, block by block."""
     features, mean, prompt = pool.rewards.features, pool.rewards.mean, candidates.prompt
-    assert not isinstance(features, Embeddings)
-    rows = np.eye(len(mean)) if features is None else features - features.mean(axis=0)
+    assert features.in_memory
+    rows = features[:] - features.near_mean
     degree, crossed = np.zeros(len(mean)), np.zeros((rows.shape[1],) * 2)
     starts = range(0, len(mean), SIDE)
     for start in starts:

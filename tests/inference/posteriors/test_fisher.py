@@ -12,7 +12,8 @@ from numpyro.handlers import scale
 from tercet.inference import comparison_information, fisher_information
 from tercet.inference.posteriors.fisher_families import family_information
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, LinearHead, Thurstone
-from tercet.models.preferences.distributions import BernoulliProbit, SoftBernoulliLogits
+from tercet.models.preferences.distributions import SoftBernoulli
+from tercet.models.preferences.links import Logistic, Probit
 
 X = np.array([[0.4, -1.0], [1.2, 0.3], [-0.5, 0.8]])
 A = np.array([[1.0, 0.3], [0.2, 1.5]])
@@ -25,8 +26,8 @@ def covariance(t):
 FAMILIES = {
     "bernoulli logits": lambda t: dist.BernoulliLogits(X @ t),
     "bernoulli probs": lambda t: dist.BernoulliProbs(jax.nn.sigmoid(X @ t) ** 2),
-    "soft bernoulli": lambda t: SoftBernoulliLogits(X @ t),
-    "probit": lambda t: BernoulliProbit(X @ t),
+    "soft bernoulli": lambda t: SoftBernoulli(X @ t, Logistic()),
+    "probit": lambda t: SoftBernoulli(X @ t, Probit()),
     "categorical logits": lambda t: dist.CategoricalLogits(jnp.stack([X @ t, t[0] * X[:, 1], jnp.zeros(3)], -1)),
     "categorical probs": lambda t: dist.CategoricalProbs(jax.nn.softmax(jnp.stack([X @ t, X[:, 0]], -1))),
     "ordered": lambda t: dist.OrderedLogistic(X @ t, np.array([-0.7, 0.5])),
@@ -69,7 +70,7 @@ def test_closed_forms_are_the_covariance_of_the_score(family, seed):
 def test_every_family_is_covered():
     """The table above holds one of each class that has a closed form."""
     classes = [c for c in family_information.registry if c is not object]
-    classes += [SoftBernoulliLogits, BernoulliProbit]  # these say their own
+    classes += [SoftBernoulli]  # says its own
     seen = [family(THETA) for family in FAMILIES.values()]
     assert [c for c in classes if not any(isinstance(fn, c) for fn in seen)] == []
 
