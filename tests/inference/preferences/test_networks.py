@@ -84,7 +84,7 @@ def test_prior_sd_is_about_that_of_a_random_difference(seed):
     items = project(Items(rng.normal(size=(300, 10)) * np.linspace(0.2, 3.0, 10) + 4.0), None)
     model = BradleyTerry(MLPHead(1.5))
     with jax.enable_x64(False):
-        from tercet.inference.posteriors.problem import prior_draw
+        from tercet.inference.posteriors.sites import prior_draw
 
         answers = Comparisons([0], [1], [1.0])
         draws = jax.vmap(lambda key: prior_draw(model, key, items, answers))(
