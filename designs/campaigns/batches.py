@@ -8,9 +8,9 @@ import numpy as np
 
 from tercet.designs.campaigns.prequential import batch_inflation
 from tercet.designs.campaigns.stopping import batch_worth
+from tercet.designs.criteria.criterion import Criterion
 from tercet.designs.pairs.candidates import pair_code
 from tercet.designs.pairs.pair_candidates import PairCandidates
-from tercet.designs.pairs.registry import Criterion
 from tercet.designs.pairs.select_pairs import select_pairs
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.rewards import as_items

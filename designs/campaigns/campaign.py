@@ -18,10 +18,11 @@ from tercet.designs.campaigns.campaign_history import campaign_history, recent_z
 from tercet.designs.campaigns.label_store import Ask, LabelConflictError, LabelStore, Proposal, as_id
 from tercet.designs.campaigns.prequential import ALARM
 from tercet.designs.campaigns.stopping import stopping_curve
+from tercet.designs.criteria.criterion import Criterion, as_criterion
 from tercet.designs.pairs.candidates import RANDOM as LISTED
 from tercet.designs.pairs.candidates import Scheme, listed_pairs
-from tercet.designs.pairs.registry import Criterion, as_criterion
-from tercet.designs.pairs.select_pairs import DEFAULT
+from tercet.designs.pairs.registry import CRITERIA
+from tercet.designs.select import DEFAULT
 from tercet.inference.posteriors.mode import laplace
 from tercet.inference.posteriors.posterior import GaussianPosterior
 from tercet.models._inputs import as_generator
@@ -89,7 +90,7 @@ class AnnotationLoop:
     key: Any = 0
 
     def __post_init__(self) -> None:
-        as_criterion(self.criterion)
+        as_criterion(self.criterion, CRITERIA)
         _check_count("batch", self.batch, least=1)
         if not 0.0 <= self.random_share <= 1.0:
             raise ValueError(f"random_share must be in [0, 1], got {self.random_share}.")
@@ -229,7 +230,7 @@ class AnnotationLoop:
             Proposal(names[i], names[j], criterion, float(p))
             for (i, j), criterion, p in zip(batch.pairs, batch.criteria, batch.prediction, strict=True)
         ]
-        rule = RANDOM if answers is None else as_criterion(self.criterion).name
+        rule = RANDOM if answers is None else as_criterion(self.criterion, CRITERIA).name
         self.store.propose(number, asks, rule, batch.facts)  # another process may have been first: its asks stand
         return size
 
@@ -278,7 +279,7 @@ class AnnotationLoop:
             )
         batch = design_batch(
             self.items, laplace(self.model, self.items, answers), pairs, size,
-            criterion=as_criterion(self.criterion), target=self.target, random_share=share, rng=rng,
+            criterion=as_criterion(self.criterion, CRITERIA), target=self.target, random_share=share, rng=rng,
         )  # fmt: skip
         return batch._replace(facts={"labels": len(answers), "recent_z": z} | batch.facts)
 

@@ -20,8 +20,9 @@ from tercet.designs.campaigns.pair_tables import (
     read_pairs,
     write_table,
 )
+from tercet.designs.criteria.criterion import as_criterion
 from tercet.designs.pairs.candidates import listed_pairs
-from tercet.designs.pairs.registry import as_criterion
+from tercet.designs.pairs.registry import CRITERIA
 from tercet.designs.pairs.select_pairs import select_pairs
 from tercet.inference.posteriors.mode import laplace
 from tercet.models._inputs import as_generator
@@ -38,7 +39,7 @@ SCHEMES = ("random", "all", "in-prompt", "cross-prompt")
 
 def select_job(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Do what the options of `tercet.designs.campaigns.command_line.parser` ask for; `say` hears of progress."""
-    as_criterion(options.criterion)
+    as_criterion(options.criterion, CRITERIA)
     out = None if options.out in (None, "-") else Path(options.out)
     if out is not None:
         given = (options.features, options.labels, options.ids, options.candidates, options.target, *options.exclude)

@@ -8,11 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from tercet.designs.criteria.criterion import Criterion
+from tercet.designs.criteria.optimality import VOptimality
 from tercet.designs.pairs.candidates import Scheme, listed_pairs
 from tercet.designs.pairs.pair_candidates import PairCandidates
 from tercet.designs.pairs.pool import PairPool
-from tercet.designs.pairs.registry import Criterion, GreedyV
-from tercet.designs.pairs.select_pairs import DEFAULT, select_pairs
+from tercet.designs.pairs.select_pairs import select_pairs
+from tercet.designs.select import DEFAULT
 from tercet.inference.preferences.rewards import as_items
 from tercet.models._inputs import as_generator
 from tercet.models.items.items import Items
@@ -42,7 +44,7 @@ def variance_falls(pool: PairPool) -> Float[np.ndarray, " m"]:
     The i-th is v_i d' A S A d / (1 + v_i d' A d) under the covariance A that the answers before it leave. The expected
     information v of each answer is that of the posterior at the start.
     """
-    rule, rng = GreedyV(), np.random.default_rng(0)
+    rule, rng = VOptimality(), np.random.default_rng(0)
     state, falls = rule.begin(pool, rng), np.empty(len(pool))
     for index in range(len(pool)):
         falls[index] = rule.score(state)[index]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
+from tercet.designs.criteria.criterion import Criterion, as_criterion
 from tercet.designs.pairs.candidates import candidate_pairs
-from tercet.designs.pairs.registry import Criterion, as_criterion
+from tercet.designs.pairs.registry import CRITERIA
 from tercet.designs.pairs.select_pairs import select_pairs
 from tercet.inference.posteriors.mode import laplace
 from tercet.inference.posteriors.posterior import GaussianPosterior
@@ -77,7 +78,7 @@ def learning_curve(
     """
     import pandas as pd
 
-    rule, model = as_criterion(criterion), BradleyTerry() if model is None else model
+    rule, model = as_criterion(criterion, CRITERIA), BradleyTerry() if model is None else model
     seeds = as_generator(key).integers(2**31, size=(2 + 2 * (budget // batch + 1)))
     scheme = "random" if isinstance(candidates, (int, np.integer)) else candidates
     first = candidate_pairs(items, scheme, start, int(seeds[0]))

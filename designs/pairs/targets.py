@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tercet.designs.pairs.candidates import candidate_pairs
-from tercet.designs.pairs.pair_candidates import PairCandidates
+from tercet.designs.pairs.pair_objectives import AbstractPairCandidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.rewards import as_items, reward_gaussian
@@ -32,7 +32,9 @@ class TargetedPool(PairPool):
     target_mean: Float[np.ndarray, " t"]
 
 
-def targeted_pool(candidates: PairCandidates, posterior: Posterior, target: Any, n: int, key: Any) -> TargetedPool:
+def targeted_pool(
+    candidates: AbstractPairCandidates, posterior: Posterior, target: Any, n: int, key: Any
+) -> TargetedPool:
     """Candidates under a posterior, with at most n target pairs."""
     pool = candidates.pool(posterior, target)
     items, pairs = target_pairs(candidates.items, target, n, key)
