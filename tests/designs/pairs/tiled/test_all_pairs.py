@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tercet.datasets import annotate, annotation_pairs, simulated_preferences, simulated_prompts
-from tercet.designs import Criterion, DOptimality, LazyGreedy, candidate_pairs, select_pairs
+from tercet.designs import Criterion, candidate_pairs, select_pairs
+from tercet.designs.criteria import DOptimality, LazyGreedy
 from tercet.designs.pairs.candidates import count_pairs
 from tercet.designs.pairs.pair_candidates import pair_candidates
 from tercet.designs.pairs.tiled import all_pairs, pair_scores, sums_over_pairs, tiles
