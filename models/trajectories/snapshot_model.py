@@ -203,7 +203,9 @@ class SnapshotModel(Structural):
         times, size = as_jax(snapshots.times), snapshots.magnitude  # passed on as data: they may be traced
         if self.anchor == "first":
 
-            def forward(latent: tuple[Theta, Theta], cloud: Array, times: Array, size: Array) -> TransitionMoments:
+            def forward(
+                latent: tuple[Theta, Theta], cloud: Array, times: Array, size: jax.typing.ArrayLike
+            ) -> TransitionMoments:
                 own = jnp.zeros((self.sde.dim, self.sde.dim))
                 if self.start == "summary":
                     seen = np.flatnonzero(snapshots.observed)
@@ -222,7 +224,7 @@ class SnapshotModel(Structural):
         owner, fill = _stacked_rows([len(source) for source in sources])
 
         def together(
-            theta: Theta, sources: Array, spreads: Array | None, times: Array, size: Array
+            theta: Theta, sources: Array, spreads: Array | None, times: Array, size: jax.typing.ArrayLike
         ) -> TransitionMoments:
             if self.sde.affine:  # all particles of an interval follow the one at their mean, by its flow
                 middle, clock = sources[fill].mean(axis=1), jnp.stack([times[:-1], times[1:]])
