@@ -17,12 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.inference.trajectories.bridge_paths import MultimarginalBridge
-from tercet.inference.trajectories.bridge_problem import (
-    BridgeProblem,
-    Parameters,
-    bridge_problem,
-    checked_parameters,
-)
+from tercet.inference.trajectories.bridge_problem import BridgeProblem, Parameters, bridge_problem, checked_parameters
 from tercet.inference.trajectories.couplings import Bridge
 from tercet.inference.trajectories.sinkhorn import SinkhornSolution
 from tercet.models.trajectories.reference_sdes import ReferenceSDE

@@ -115,12 +115,7 @@ def _matching_problem(model: SnapshotModel, snapshots: Snapshots, key: KeyLike) 
 
 
 def _match_moments(
-    problem: Problem,
-    *,
-    starts: int,
-    key: KeyLike,
-    search: Callable[..., Solution],
-    advance: Callable[[], object],
+    problem: Problem, *, starts: int, key: KeyLike, search: Callable[..., Solution], advance: Callable[[], object]
 ) -> list[MomentMatch]:
     """Where moment matching ends from each draw of the prior, best first."""
     draws = prior_draws(problem, 64 + starts, key)

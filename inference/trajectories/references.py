@@ -125,13 +125,7 @@ def fit_reference(
     options.check_read("fit_reference", "tolerance", "max_steps", "curvature")
     with tqdm(total=starts + 2, desc="fit_reference", disable=not progress) as bar:
         model, problem, solution, agree = multistart_mode(
-            model,
-            snapshots,
-            starts=starts,
-            key=key,
-            max_steps=options.max_steps,
-            stop_below=1e-6,
-            advance=bar.update,
+            model, snapshots, starts=starts, key=key, max_steps=options.max_steps, stop_below=1e-6, advance=bar.update
         )
         solution, factor = newton_to_mode(problem, solution, options)
         proper = not composite and model.start != "summary"

@@ -136,11 +136,7 @@ def refine_reference(
     _check_held_out(snapshots, held_out)
     alternate = method == "alternate"
     problem = bridge_problem(
-        sde,
-        snapshots,
-        tolerance=1e-3 if alternate else 1e-5,
-        max_iterations=max_iterations,
-        substeps=substeps,
+        sde, snapshots, tolerance=1e-3 if alternate else 1e-5, max_iterations=max_iterations, substeps=substeps
     )
     objective = _Objective.of(problem, checked_parameters(sde, theta), alternate, held_out, as_key(key))
     begin = objective.evaluate(objective.prior.start, None)

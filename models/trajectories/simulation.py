@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    sde: ReferenceSDE,
-    theta: Values,
-    starts: ArrayLike,
-    times: ArrayLike,
-    *,
-    step: float = 0.01,
-    key: KeyLike = 0,
+    sde: ReferenceSDE, theta: Values, starts: ArrayLike, times: ArrayLike, *, step: float = 0.01, key: KeyLike = 0
 ) -> np.ndarray:
     """Draw an independent path of dX = b_theta(X, t) dt + s_theta(X, t) dW from each start.
 
