@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -18,11 +18,9 @@ from tercet.inference.posteriors.options import LaplaceOptions
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.trajectories.reference_search import multistart_mode
 from tercet.inference.trajectories.sandwich import sandwich_factor
+from tercet.models._inputs import KeyLike
 from tercet.models.trajectories.snapshot_model import SnapshotModel
 from tercet.models.trajectories.snapshots import Snapshots
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
 
 MOST_STEPS = 500
 """L-BFGS iterations of a search, unless the caller says otherwise."""

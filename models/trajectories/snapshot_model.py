@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,13 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from tercet.models._inputs import as_jax, as_key
+from tercet.models._inputs import KeyLike, as_jax, as_key
 from tercet.models.trajectories.linear_noise import TransitionMoments, forward_only, linear_noise_moments
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 from tercet.models.trajectories.simulated_transitions import simulated_moments
 from tercet.models.trajectories.snapshots import Snapshots
 from tercet.models.trajectories.structure import Structural
 from tercet.models.trajectories.transitions import SnapshotMixture
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
 
 JITTER = 1e-12  # of the squared data scale, added to transition covariances: without noise they stay invertible
 
