@@ -55,7 +55,9 @@ def plot_sites(
         order = np.argsort(shade, kind="stable")
         low, high, end = float(shade.min()), float(shade.max()), float(np.quantile(shade, CLIPPED))
         end = end if end > low else high  # a few large weights would leave no colours for the others
-        marks = ax.scatter(x[order], y[order], c=shade[order], s=10, linewidths=0, cmap="viridis", zorder=2, vmin=low, vmax=end)
+        marks = ax.scatter(
+            x[order], y[order], c=shade[order], s=10, linewidths=0, cmap="viridis", zorder=2, vmin=low, vmax=end
+        )
         ax.figure.colorbar(marks, ax=ax, label=label, shrink=0.8, extend="max" if high > end else "neither")
     if known.metric == "sphere":
         ax.set(xlabel="longitude (degrees)", ylabel="latitude (degrees)")

@@ -20,11 +20,11 @@ from tercet.designs.campaigns.label_store import LabelStore
 from tercet.designs.campaigns.labels import LabelConflictError, Proposal, Query
 from tercet.designs.campaigns.stopping import stopping_curve
 from tercet.designs.campaigns.stored_answers import item_positions, queried_pairs, stored_comparisons
-from tercet.designs.criteria.criterion import Criterion
+from tercet.designs.criteria.criterion import Criterion, as_criterion
 from tercet.designs.pairs.candidates import RANDOM as LISTED
-from tercet.designs.pairs.registry import as_criterion
-from tercet.designs.pairs.select_pairs import DEFAULT
+from tercet.designs.pairs.registry import CRITERIA
 from tercet.designs.pairs.target_moments import Target
+from tercet.designs.select import DEFAULT
 from tercet.inference.laplace import laplace
 from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.models._inputs import as_generator
@@ -93,7 +93,7 @@ class AnnotationLoop:
     key: Key = 0
 
     def __post_init__(self) -> None:
-        as_criterion(self.criterion)
+        as_criterion(self.criterion, CRITERIA)
         check_count("batch", self.batch, least=1)
         if not 0.0 <= self.random_share <= 1.0:
             raise ValueError(f"random_share must be in [0, 1], got {self.random_share}.")
@@ -236,7 +236,7 @@ class AnnotationLoop:
             Proposal(names[i], names[j], criterion, float(p))
             for (i, j), criterion, p in zip(batch.pairs, batch.criteria, batch.prediction, strict=True)
         ]
-        criterion = RANDOM if answers is None else as_criterion(self.criterion).name
+        criterion = RANDOM if answers is None else as_criterion(self.criterion, CRITERIA).name
         self.store.propose(number, proposals, criterion, batch.facts)  # nothing where another process was first
         return size
 
@@ -266,7 +266,7 @@ class AnnotationLoop:
         share, z = guarded_share(self.store, self.random_share)
         batch = design_batch(
             self.items, self.inference(self.model, self.items, answers), pairs, size,
-            criterion=as_criterion(self.criterion), target=self.target, random_share=share, rng=rng,
+            criterion=as_criterion(self.criterion, CRITERIA), target=self.target, random_share=share, rng=rng,
         )  # fmt: skip
         return batch._replace(facts={"labels": len(answers), "recent_z": z, **batch.facts})
 

@@ -22,8 +22,9 @@ from tercet.designs.campaigns.pair_tables import (
     read_pairs,
     write_table,
 )
+from tercet.designs.criteria.criterion import as_criterion
 from tercet.designs.pairs.candidates import Scheme, listed_pairs
-from tercet.designs.pairs.registry import as_criterion
+from tercet.designs.pairs.registry import CRITERIA
 from tercet.designs.pairs.select_pairs import select_pairs
 from tercet.designs.pairs.target_moments import Target
 from tercet.inference.laplace import laplace
@@ -48,7 +49,7 @@ def select_job(options: argparse.Namespace, report: Callable[[str], None]) -> No
     options : as the parser of `tercet-select` gives them
     report : function that is called with each line of progress
     """
-    as_criterion(options.criterion)
+    as_criterion(options.criterion, CRITERIA)
     out = None if options.out in (None, "-") else Path(options.out)
     if out is not None:
         given = (options.features, options.labels, options.ids, options.candidates, options.target, *options.exclude)

@@ -10,12 +10,13 @@ from numpy.typing import ArrayLike
 
 from tercet.designs.campaigns.arguments import Candidates, Exclude, Key
 from tercet.designs.criteria.criterion import Criterion
-from tercet.designs.criteria.greedy import GreedyV
+from tercet.designs.criteria.optimality import VOptimality
 from tercet.designs.pairs.candidates import listed_pairs
 from tercet.designs.pairs.pair_candidates import PairCandidates
 from tercet.designs.pairs.pool import PairPool
-from tercet.designs.pairs.select_pairs import DEFAULT, select_pairs
+from tercet.designs.pairs.select_pairs import select_pairs
 from tercet.designs.pairs.target_moments import Target
+from tercet.designs.select import DEFAULT
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.reward_view import on
 from tercet.models._inputs import as_generator
@@ -53,11 +54,11 @@ def variance_reductions(pool: PairPool) -> Float[np.ndarray, " m"]:
     The i-th is v_i d' A S A d / (1 + v_i d' A d) under the covariance A that the answers before it leave. The expected
     information v of each answer is that of the posterior at the start.
     """
-    rule, rng = GreedyV(), np.random.default_rng(0)
-    state, reductions = rule.begin(pool, rng), np.empty(len(pool))
+    objective, rng = VOptimality(), np.random.default_rng(0)
+    state, reductions = objective.begin(pool, rng), np.empty(len(pool))
     for index in range(len(pool)):
-        reductions[index] = rule.score(state)[index]
-        state = rule.update(state, index)
+        reductions[index] = objective.score(state)[index]
+        state = objective.update(state, index)
     return reductions
 
 

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
 from tercet.designs.campaigns.arguments import Candidates
-from tercet.designs.criteria.criterion import Criterion
+from tercet.designs.criteria.criterion import Criterion, as_criterion
 from tercet.designs.pairs.candidates import candidate_pairs
-from tercet.designs.pairs.registry import as_criterion
+from tercet.designs.pairs.registry import CRITERIA
 from tercet.designs.pairs.select_pairs import select_pairs
 from tercet.designs.pairs.target_moments import Target
 from tercet.inference.laplace import laplace
@@ -83,7 +83,7 @@ def learning_curve(
     """
     import pandas as pd
 
-    rule, model = as_criterion(criterion), BradleyTerry() if model is None else model
+    rule, model = as_criterion(criterion, CRITERIA), BradleyTerry() if model is None else model
     seeds = as_generator(key).integers(2**31, size=(2 + 2 * (budget // batch + 1)))
     scheme = "random" if isinstance(candidates, (int, np.integer)) else candidates
     first = candidate_pairs(items, scheme, start, int(seeds[0]))

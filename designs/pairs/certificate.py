@@ -11,8 +11,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from tercet.designs.pairs.candidates import Scheme
+from tercet.designs.pairs.pair_candidates import pair_candidates
 from tercet.designs.pairs.pool import PairPool
-from tercet.designs.pairs.select_pairs import Selection, pair_candidates
+from tercet.designs.select import Selection
 from tercet.models._inputs import as_pairs
 from tercet.models.items.items import Items
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from numpy.typing import ArrayLike
 
-from tercet.designs.criteria.candidates import Candidates
+from tercet.designs.criteria.criterion import Criterion
 from tercet.designs.criteria.pools import SecondMoment
+from tercet.designs.pairs.candidates import Scheme, listed_pairs
 from tercet.designs.pairs.draw_pool import DrawPool, draw_pool
+from tercet.designs.pairs.pair_objectives import AbstractPairCandidates
 from tercet.designs.pairs.pool import PairPool
+from tercet.designs.pairs.registry import CRITERIA
 from tercet.designs.pairs.target_moments import Target, target_matrix
 from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.inference.posteriors.posterior import Posterior
@@ -25,7 +29,7 @@ BY_DRAWS = "'BALD (draws)', 'EPIG (draws)' or 'BatchBALD (joint entropy)'"
 
 
 @dataclass(frozen=True, eq=False)
-class PairCandidates(Candidates):
+class PairCandidates(AbstractPairCandidates):
     """Pairs of items that could be asked: what `select` chooses from.
 
     Attributes
@@ -39,6 +43,11 @@ class PairCandidates(Candidates):
     pairs: Int[np.ndarray, "m 2"]
     annotator: Int[np.ndarray, " m"] | None = None
     annotator_ids: tuple[Hashable, ...] = ()
+
+    @property
+    def criteria(self) -> Mapping[str, Criterion]:
+        """The criteria that pairs know by name."""
+        return CRITERIA
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -93,7 +102,7 @@ class PairCandidates(Candidates):
         """The pairs at these positions."""
         return self.pairs[chosen]
 
-    def who(self, chosen: np.ndarray) -> Int[np.ndarray, " b"] | None:
+    def annotators(self, chosen: np.ndarray) -> Int[np.ndarray, " b"] | None:
         """Who would answer the candidates at these positions, as positions among the annotators of the fit."""
         return None if self.annotator is None else self.annotator[chosen]
 
@@ -101,7 +110,7 @@ class PairCandidates(Candidates):
         """DataFrame of the chosen pairs: ids, gain, and what the posterior says of each."""
         import pandas as pd
 
-        names, pairs, picked, who = self.items.names, self.picks(chosen), pool.take(chosen), self.who(chosen)
+        names, pairs, picked, who = self.items.names, self.picks(chosen), pool.take(chosen), self.annotators(chosen)
         moments = picked.difference
         asked = {} if who is None else {"annotator": [self.annotator_ids[a] for a in who]}
         return pd.DataFrame(
@@ -115,6 +124,13 @@ class PairCandidates(Candidates):
                 "win_probability": picked.expected_outcome,
             }
         )
+
+
+def pair_candidates(
+    view: RewardView, candidates: Scheme | int | ArrayLike, exclude: Any, key: Any, n: int | None = None
+) -> PairCandidates:
+    """The candidates of `select_pairs`: the same arguments give the same pairs."""
+    return PairCandidates(view.items, listed_pairs(view.items, candidates, key, exclude, n))
 
 
 def _head_features(view: RewardView, items: Items) -> Features:

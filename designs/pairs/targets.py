@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tercet.designs.pairs.candidates import candidate_pairs
-from tercet.designs.pairs.pair_candidates import PairCandidates
+from tercet.designs.pairs.pair_objectives import AbstractPairCandidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.target_moments import Target
 from tercet.inference.posteriors.posterior import Posterior
@@ -33,7 +33,7 @@ class TargetedPool(PairPool):
 
 
 def targeted_pool(
-    candidates: PairCandidates, posterior: Posterior | RewardView, target: Target, n: int, key: Any
+    candidates: AbstractPairCandidates, posterior: Posterior | RewardView, target: Target, n: int, key: Any
 ) -> TargetedPool:
     """Candidates under a posterior, with at most n target pairs drawn with this key."""
     pool = candidates.pool(posterior, target)

@@ -13,8 +13,8 @@ import scipy.stats
 
 from tercet.datasets import simulated_annotator, simulated_preferences
 from tercet.designs import (
+    CRITERIA,
     AnnotationLoop,
-    GreedyD,
     LabelStore,
     PromptAnnotator,
     candidate_pairs,
@@ -103,7 +103,7 @@ def test_same_key_same_campaign_other_key_another(world: World, open_loop: Opene
 def test_a_round_is_a_fit_and_a_selection(world: World, open_loop: Opener) -> None:
     """The second batch is what `select_pairs` picks under the fit of the first, as predicted by that fit."""
     pool = candidate_pairs(world.items, "all")
-    loop = open_loop(candidates=pool, criterion=GreedyD(), target="in-prompt")
+    loop = open_loop(candidates=pool, criterion=CRITERIA["greedy D"], target="in-prompt")
     run(loop, world, 10)
     first, fit = loop.comparisons(), loop.fit()
     assert first is not None
