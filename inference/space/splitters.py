@@ -84,4 +84,4 @@ def checked_buffer(buffer: float) -> float:
 def check_n_splits(n_splits: int, locations: int) -> None:
     """Raise unless every fold can have a location."""
     if not (2 <= n_splits <= locations and n_splits == int(n_splits)):
-        raise ValueError(f"n_splits must be a number from 2 to the {locations} distinct place(s), got {n_splits}.")
+        raise ValueError(f"n_splits must be a number from 2 to the {locations} distinct location(s), got {n_splits}.")
