@@ -86,7 +86,7 @@ def test_leave_one_out_is_a_refit_without_the_site(layout: str, rng: np.random.G
         assert error == pytest.approx(square / 64, rel=1e-8)
     assert fit.neighbours == min(fit.leave_one_out, key=lambda k: fit.leave_one_out[k])
     # Every weight directly, none by moments.
-    direct = leave_one_out_errors(sites, ScaledData(x, y), fewest=7, most=63, direct_below=np.inf)
+    direct = leave_one_out_errors(sites, ScaledData.of(x, y), fewest=7, most=63, direct_below=np.inf)
     np.testing.assert_allclose(list(direct.values()), list(fit.leave_one_out.values()), rtol=1e-6)
 
 
@@ -269,7 +269,7 @@ def test_blocks_do_not_matter(rng: np.random.Generator) -> None:
     sites, x, y = rng.uniform(size=(90, 2)), rng.normal(size=(90, 2)), rng.normal(size=90)
     whole = geographically_weighted_regression(sites, x, y)
     mean = whole.predict(sites, x).mean
-    data, known = ScaledData(x, y), Sites(sites)
+    data, known = ScaledData.of(x, y), Sites(sites)
     parts = leave_one_out_errors(known, data, fewest=7, most=89, entries=200)
     np.testing.assert_allclose(list(parts.values()), list(whole.leave_one_out.values()))
     blocks = predict_locally(Neighbours(known, entries=200), data, known, x, whole.neighbours)

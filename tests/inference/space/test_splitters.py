@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.utils.validation import check_random_state
 
 from tercet.inference import BufferedLeaveOneOut, NearestNeighbourMatching, SpatialBlocks
-from tercet.inference.space.folds import distance_to_other_folds
+from tercet.inference.space.splitters import distance_to_other_folds
 from tercet.models import Sites, distances
 from tercet.models.space.geometry import EARTH_RADIUS
 
