@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from tercet.models._inputs import as_generator, as_pairs
-from tercet.models.items.items import Items, project
+from tercet.models.items.items import Items
+from tercet.models.items.principal_components import project
 from tercet.models.preferences.comparisons import Comparisons
 
 TEAMS = ("Milwaukee", "Detroit", "Toronto", "New York", "Boston", "Cleveland", "Baltimore")

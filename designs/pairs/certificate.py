@@ -11,8 +11,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from tercet.designs.pairs.candidates import Scheme
+from tercet.designs.pairs.pair_candidates import pair_candidates
 from tercet.designs.pairs.pool import PairPool
-from tercet.designs.pairs.select_pairs import Selection, pair_candidates
+from tercet.designs.select import Selection
 from tercet.models._inputs import as_pairs
 from tercet.models.items.items import Items
 
@@ -193,8 +194,7 @@ def _line_search(pool: PairPool, weights: np.ndarray, vertex: np.ndarray) -> flo
 
 def _root(pool: PairPool) -> Float[np.ndarray, "p k"]:
     """R with R R' = A, the order effect included."""
-    root = pool.rewards.root
-    return root if pool.rewards.order is None else np.vstack([root, pool.rewards.order[1]])
+    return pool.root
 
 
 def _information(pool: PairPool, weights: np.ndarray) -> Float[np.ndarray, "k k"]:

@@ -2,94 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy.spatial import cKDTree
 
-from tercet.designs.criteria.candidates import Candidates
-from tercet.designs.criteria.pools import Pool
+from tercet.designs.criteria.criterion import Criterion
+from tercet.designs.criteria.pools import LinearPool
+from tercet.designs.sites.fill_pool import AbstractSiteCandidates, FillPool, nearest_distances
 from tercet.designs.sites.fitted_surface import labelled_sites, surface_pool
-from tercet.designs.sites.surface_pool import SurfacePool
+from tercet.designs.sites.k_centre import SITE_CRITERIA
+from tercet.designs.sites.surface_pool import pick_sds
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.space.risk import normalised_shares
-from tercet.models.space.geometry import EARTH_RADIUS, as_sites, check_same_space, from_chord, positions
+from tercet.models.space.geometry import EARTH_RADIUS, as_sites, check_same_space, positions
 from tercet.models.space.sites import Sites
 
 SAME = 1e-12
-"""Places closer than this, per unit of their coordinates, are one place (360 degrees are not exactly 0)."""
-
-THREADED = 10_000
-"""Queries below which starting threads costs more than they save."""
+"""Sites closer than this, per unit of their coordinates, are one site (360 degrees are not exactly 0)."""
 
 
 @dataclass(frozen=True, eq=False)
-class FillPool(Pool):
-    """m candidate and n target places by their straight-line positions (unit vectors on the sphere).
-
-    Attributes
-    ----------
-    metric : of the sites
-    points, targets : positions [m, q] and [n, q]
-    start : straight-line distance [n] of each target to its nearest labelled site; infinite where there is none
-    reach : what an infinite distance counts as, in the units of the metric
-    """
-
-    metric: str
-    points: Float[np.ndarray, "m q"]
-    targets: Float[np.ndarray, "n q"]
-    start: Float[np.ndarray, " n"]
-    reach: float
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def sample(self, index: np.ndarray) -> FillPool:
-        """A pool of these candidates alone."""
-        return replace(self, points=self.points[index])
-
-    @cached_property
-    def nearest(self) -> Float[np.ndarray, " n"]:
-        """Straight-line distance of each target to its nearest candidate."""
-        return self.nearest_of(np.ones(len(self), dtype=bool))
-
-    def nearest_of(self, some: np.ndarray) -> Float[np.ndarray, " n"]:
-        """The same for some of the candidates (boolean [m]) only."""
-        if not some.any():
-            return np.full(len(self.targets), np.inf)
-        return _nearest(self.points[some], self.targets)
-
-    def length(self, chord: Any) -> Any:
-        """Straight-line distances in the units of the metric."""
-        return np.minimum(from_chord(self.metric, chord), self.reach)
-
-    def columns(self, chosen: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
-        """Fill distance after each pick (gains are those of `KCentre`)."""
-        left, after = self.start, []
-        for index in chosen:
-            left = np.minimum(left, straight(self.points[index], self.targets))
-            after.append(self.length(left.max()))
-        return {"fill_distance": np.array(after, dtype=np.float64)}
-
-
-def _nearest(points: np.ndarray, others: np.ndarray) -> Float[np.ndarray, " n"]:
-    """Straight-line distance of each of the other positions to the nearest point."""
-    return cKDTree(points).query(others, workers=-1 if len(others) > THREADED else 1)[0]
-
-
-def straight(point: np.ndarray, others: np.ndarray) -> Float[np.ndarray, " n"]:
-    """Straight-line distances of one position [q] to others [n, q], axis by axis: no temporary of n x q."""
-    total = np.zeros(len(others))
-    for own, other in zip(point, others.T, strict=True):
-        total += np.square(other - own)
-    return np.sqrt(total)
-
-
-@dataclass(frozen=True, eq=False)
-class SiteCandidates(Candidates):
+class SiteCandidates(AbstractSiteCandidates):
     """Sites that could be labelled: what `select` chooses from.
 
     Parameters
@@ -98,7 +35,7 @@ class SiteCandidates(Candidates):
     existing : Sites or array [k, d] that have labels (None: those the posterior was fitted on, if any)
     target : Sites or array [n, d] that matter (None: all of `sites`)
     target_weights : array [n], optional, what each target counts (people, area); k-centre does not read it
-    exclude : positions [e] in `sites`, booleans [m], or Sites whose places are not to be chosen
+    exclude : positions [e] in `sites`, booleans [m], or Sites that are not to be chosen
 
     Attributes
     ----------
@@ -126,80 +63,86 @@ class SiteCandidates(Candidates):
         existing: Sites | ArrayLike | None = None,
         target: Sites | ArrayLike | None = None,
         target_weights: ArrayLike | None = None,
-        exclude: Any = None,
+        exclude: Sites | ArrayLike | None = None,
     ) -> None:
         known = as_sites("sites", sites)
         others = {"existing": existing, "target": target}
-        found = {n: None if v is None else as_sites(n, v, known.metric) for n, v in others.items()}
-        for other in found.values():
+        given = {n: None if v is None else as_sites(n, v, known.metric) for n, v in others.items()}
+        for other in given.values():
             if other is not None:
                 check_same_space(known, other)
         if target_weights is not None:
-            size = len(known) if found["target"] is None else len(found["target"])
+            size = len(known) if given["target"] is None else len(given["target"])
             target_weights = normalised_shares(target_weights, size)
         kept = np.flatnonzero(~_excluded(known, exclude))
         left = known if len(kept) == len(known) else _take(known, kept)
-        fields = {"sites": left, "positions": kept, **found, "target_weights": target_weights}
+        fields = {"sites": left, "positions": kept, **given, "target_weights": target_weights}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def criteria(self) -> Mapping[str, Criterion]:
+        """The criteria that sites know by name."""
+        return SITE_CRITERIA
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def pool(self, posterior: Any, target: Any) -> SurfacePool:
+    def pool(self, posterior: Posterior | None, target: Sites | ArrayLike | None) -> LinearPool:
         """These candidates under a fitted loss surface."""
         if posterior is None:
             raise ValueError(
                 "posterior is None, but every criterion except 'k-centre' needs one: fit "
                 "laplace(LossSurface.around(losses, sites, test), sites, losses), or pass criterion='k-centre'."
             )
-        there, share = self._targets(target)
-        return surface_pool(posterior, self.sites, self.existing, there, share)
+        targets, share = self._targets(target)
+        return surface_pool(posterior, self.sites, self.existing, targets, share)
 
-    def fill_pool(self, posterior: Any, target: Any) -> FillPool:
-        """These candidates as places; of the posterior only the sites it was fitted on are read."""
-        there, _ = self._targets(target)
-        here = self.existing if self.existing is not None else labelled_sites(posterior)
-        points, targets, start = positions(self.sites), positions(there), np.full(len(there), np.inf)
-        if here is not None:
-            check_same_space(here, there)
-            start = _nearest(positions(here), targets)
+    def fill_pool(self, posterior: Posterior | None, target: Sites | ArrayLike | None) -> FillPool:
+        """These candidates by their positions; of the posterior only the sites it was fitted on are read."""
+        aimed_at, _ = self._targets(target)
+        labelled = self.existing if self.existing is not None else labelled_sites(posterior)
+        points, targets, start = positions(self.sites), positions(aimed_at), np.full(len(aimed_at), np.inf)
+        if labelled is not None:
+            check_same_space(labelled, aimed_at)
+            start = nearest_distances(positions(labelled), targets)
         both = np.concatenate([points, targets])
-        reach = np.linalg.norm(np.ptp(both, axis=0)) if there.metric == "plane" else np.pi * EARTH_RADIUS
-        return FillPool(there.metric, points, targets, start, float(reach if here is None else np.inf))
+        reach = np.linalg.norm(np.ptp(both, axis=0)) if aimed_at.metric == "plane" else np.pi * EARTH_RADIUS
+        return FillPool(aimed_at.metric, points, targets, start, float(reach if labelled is None else np.inf))
 
     def picks(self, chosen: np.ndarray) -> Int[np.ndarray, " b"]:
         """Positions in the sites given."""
         return self.positions[chosen]
 
-    def table(self, chosen: np.ndarray, pool: FillPool | SurfacePool, gains: np.ndarray) -> Any:
+    def table(self, chosen: np.ndarray, pool: FillPool | LinearPool, gains: np.ndarray) -> Any:
         """DataFrame of the chosen sites: name, coordinates, gain, and what is left after each pick."""
         import pandas as pd
 
         sites, d = self.sites, self.sites.coordinates.shape[1]
         names = self.picks(chosen) if sites.ids is None else [sites.ids[i] for i in chosen]
         axes = ("latitude", "longitude") if sites.metric == "sphere" else [f"x{axis}" for axis in range(d)]
-        places = dict(zip(axes, sites.coordinates[chosen].T, strict=True))
-        return pd.DataFrame({"site": names, **places, "gain": gains, **pool.columns(chosen, gains)})
+        coordinates = dict(zip(axes, sites.coordinates[chosen].T, strict=True))
+        after = pool.columns(chosen) if isinstance(pool, FillPool) else pick_sds(pool, chosen)._asdict()
+        return pd.DataFrame({"site": names, **coordinates, "gain": gains, **after})
 
-    def _targets(self, target: Any) -> tuple[Sites, np.ndarray]:
+    def _targets(self, target: Sites | ArrayLike | None) -> tuple[Sites, Float[np.ndarray, " n"]]:
         if target is not None and self.target is not None:
             raise ValueError("target was given twice, in SiteCandidates and to select; give it once.")
-        there = self.target if target is None else as_sites("target", target, self.sites.metric)
-        if there is None:
-            there = self.sites
-        check_same_space(self.sites, there)
-        return there, normalised_shares(self.target_weights, len(there))
+        targets = self.target if target is None else as_sites("target", target, self.sites.metric)
+        if targets is None:
+            targets = self.sites
+        check_same_space(self.sites, targets)
+        return targets, normalised_shares(self.target_weights, len(targets))
 
 
-def _excluded(sites: Sites, exclude: Any) -> np.ndarray:
+def _excluded(sites: Sites, exclude: Sites | ArrayLike | None) -> np.ndarray:
     """Booleans [m]: which of the sites are out."""
     if exclude is None:
         return np.zeros(len(sites), dtype=bool)
     if isinstance(exclude, Sites):
         check_same_space(sites, exclude)
         points = positions(sites)
-        return _nearest(positions(exclude), points) <= SAME * max(1.0, float(np.abs(points).max()))
+        return nearest_distances(positions(exclude), points) <= SAME * max(1.0, float(np.abs(points).max()))
     array = np.asarray(exclude)
     if array.dtype == bool and array.shape == (len(sites),):
         return array
