@@ -19,7 +19,7 @@ from tercet.models.items.items import Items
 
 
 class Relaxation(NamedTuple):
-    """Weights of candidates that come near the best D-optimal design of a size.
+    """Weights of candidates near the best D-optimal design of a size.
 
     Attributes
     ----------
@@ -131,33 +131,33 @@ def optimality_gap(
     ----------
     Frank, Wolfe (1956), Naval Research Logistics Quarterly 3; Jaggi (2013), ICML.
     """
-    known = pair_candidates(items, posterior, candidates, exclude, key)
-    chosen = as_pairs(selection.chosen if isinstance(selection, Selection) else selection, len(known.items))
-    among = {tuple(pair) for pair in known.pairs.tolist()}
-    strange = [pair for pair in map(tuple, chosen.tolist()) if pair not in among]
-    if strange or len({tuple(pair) for pair in chosen.tolist()}) < len(chosen):
+    listed = pair_candidates(items, posterior, candidates, exclude, key)
+    pairs = as_pairs(selection.chosen if isinstance(selection, Selection) else selection, len(listed.items))
+    batch = [tuple(pair) for pair in pairs.tolist()]
+    position = {tuple(pair): k for k, pair in enumerate(listed.pairs.tolist())}
+    others = [pair for pair in batch if pair not in position]
+    if others or len(set(batch)) < len(batch):
         raise ValueError(
-            f"the batch must be different pairs among the candidates, got {strange[0] if strange else 'one twice'}; "
+            f"the batch must be different pairs among the candidates, got {others[0] if others else 'one twice'}; "
             "pass the candidates, exclude and key that were given to select_pairs."
         )
-    pool = known.pool(posterior, None)
-    place = {tuple(pair): k for k, pair in enumerate(known.pairs.tolist())}
+    pool = listed.pool(posterior, None)
     weights = np.zeros(len(pool))
-    weights[[place[tuple(pair)] for pair in chosen.tolist()]] = 1.0
+    weights[[position[pair] for pair in batch]] = 1.0
     value = float(np.linalg.slogdet(_information(pool, weights))[1])
-    bound = max(_frank_wolfe(pool, len(chosen), steps, tolerance, weights).bound, value)  # rounding may cross them
+    bound = max(_frank_wolfe(pool, len(batch), steps, tolerance, weights).bound, value)  # up to rounding
     return OptimalityGap(value, bound, value / bound if bound > 0 else 1.0)
 
 
 def _frank_wolfe(
-    pool: PairPool, budget: int, steps: int, tolerance: float, start: np.ndarray | None = None
+    pool: PairPool, budget: int, steps: int, tolerance: float, batch: np.ndarray | None = None
 ) -> Relaxation:
-    """From even weights; a batch to start from gives a first bound of its own."""
+    """Starts from even weights; a batch gives a first bound of its own."""
     if budget == 0:
         return Relaxation(np.zeros(len(pool)), 0.0, 0.0, 0.0)
     bound = np.inf
-    if start is not None:
-        value, gap, _ = _certificate(pool, start, budget)
+    if batch is not None:
+        value, gap, _ = _certificate(pool, batch, budget)
         bound = value + gap
     weights = np.full(len(pool), budget / len(pool))
     for _ in range(steps):
@@ -181,8 +181,8 @@ def _certificate(pool: PairPool, weights: np.ndarray, budget: int) -> tuple[floa
 
 def _line_search(pool: PairPool, weights: np.ndarray, vertex: np.ndarray) -> float:
     """The step in [0, 1] that maximises f: f is sum_k log(1 + step l_k) along it, l eigenvalues of the difference."""
-    here = _information(pool, weights)
-    change = scipy.linalg.eigh(_information(pool, vertex) - here, here, eigvals_only=True)
+    current = _information(pool, weights)
+    change = scipy.linalg.eigh(_information(pool, vertex) - current, current, eigvals_only=True)
 
     def slope(step: float) -> float:
         return float((change / (1.0 + step * change)).sum())
@@ -202,4 +202,4 @@ def _information(pool: PairPool, weights: np.ndarray) -> Float[np.ndarray, "k k"
     """Posterior precision in units of what it is now: I + R' (sum_i w_i v_i d_i d_i') R."""
     root, kept = _root(pool), np.flatnonzero(weights)
     gram = pool.gram(pool.pairs[kept], weights[kept] * pool.expected_information[kept])
-    return np.eye(root.shape[1]) + root.T @ gram @ root
+    return np.asarray(np.eye(root.shape[1]) + root.T @ gram @ root)

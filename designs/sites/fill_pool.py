@@ -70,7 +70,7 @@ class FillPool(Pool):
 
 def nearest_distances(points: np.ndarray, others: np.ndarray) -> Float[np.ndarray, " n"]:
     """Straight-line distance of each of the other positions to the nearest point."""
-    return cKDTree(points).query(others, workers=-1 if len(others) > THREADED else 1)[0]
+    return np.asarray(cKDTree(points).query(others, workers=-1 if len(others) > THREADED else 1)[0])
 
 
 def straight(point: np.ndarray, others: np.ndarray) -> Float[np.ndarray, " n"]:

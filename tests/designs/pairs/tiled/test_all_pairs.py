@@ -209,13 +209,12 @@ def test_a_mask_in_tiles_is_a_list_of_its_pairs(criterion, masked, small_tiles):
     np.testing.assert_allclose(tiled.gains, listed.gains, rtol=1e-9)
 
 
-def test_a_mask_is_listed_where_it_is_small(masked, monkeypatch):
+def test_a_mask_is_listed_where_it_is_small(masked):
     data, fit, mask, allowed = masked
-    monkeypatch.setattr("tercet.designs.pairs.candidates.MASKED_ROWS", 7)
-    np.testing.assert_array_equal(candidate_pairs(data.items, mask), allowed)
-    left = candidate_pairs(data.items, mask, exclude=data.comparisons)
-    assert len(left) == count_pairs(data.items, mask, data.comparisons) < len(allowed)
-    assert count_pairs(data.items, mask) == len(allowed)
+    np.testing.assert_array_equal(candidate_pairs(data.items, mask, mask_rows=7), allowed)
+    left = candidate_pairs(data.items, mask, exclude=data.comparisons, mask_rows=7)
+    assert len(left) == count_pairs(data.items, mask, data.comparisons, mask_rows=7) < len(allowed)
+    assert count_pairs(data.items, mask, mask_rows=7) == len(allowed)
     few = select_pairs(data.items, fit, 5, candidates=mask, criterion="entropy").chosen
     listed = select_pairs(data.items, fit, 5, candidates=allowed, criterion="entropy").chosen
     np.testing.assert_array_equal(few, listed)
