@@ -57,7 +57,7 @@ def task(name: str, seeds: int, prompts: int) -> tuple[Items, list[np.ndarray]]:
         chosen = words.items.take(order)
         items = Items(chosen.features, prompt=np.repeat(np.arange(len(order) // 10), 10))
         return project(items, None), [words.mean_rating[order]] * seeds
-    items = simulated_prompts(prompts + TESTED, 10, 32, 0.5, key=41).items
+    items = simulated_prompts(prompts + TESTED, 10, 32, key=41).items
     return project(items, None), [simulated_rewards(items, name, key=seed) for seed in range(seeds)]
 
 

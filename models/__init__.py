@@ -1,5 +1,5 @@
 """What we believe: NumPyro models, the data they are given, and the checks of both."""
 
-import lazy_loader
+from tercet.models._lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import jax
 
 Class = TypeVar("Class", bound=type)
+
+
+class Container:
+    """Data that a model is called with: Items, Comparisons, Snapshots or Sites."""
+
+    @property
+    def coords(self) -> dict[str, list[Hashable]]:
+        """Names along the plates that these data define, by plate."""
+        return {}
 
 
 def pytree(*static: str) -> Callable[[Class], Class]:

@@ -1,5 +1,5 @@
 """Matplotlib pictures: each takes an `ax` and returns it."""
 
-import lazy_loader
+from tercet.models._lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

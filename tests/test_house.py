@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 ROOMS = [room for room in MAY_IMPORT if room != "src/tercet"]
 MODULES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
-THE_ARVIZ_ADAPTER = ROOT / "inference" / "arviz_adapter.py"
+THE_ARVIZ_ADAPTER = ROOT / "inference" / "posteriors" / "arviz_adapter.py"
 
 
 def imported(source: str) -> Iterator[str]:
@@ -144,15 +144,22 @@ def test_public_methods_are_documented(room: str) -> None:
 
 
 # NUTS, and whole fits of a reference: seconds of compilation each.
-SLOW_EXAMPLES = {"sampling", "references", "forecasts", "telling_apart", "choosing", "refinement", "snapshots"}
+SLOW_EXAMPLES = {
+    "nuts",
+    "references",
+    "forecasts",
+    "identifiability",
+    "reference_selection",
+    "refinement",
+    "snapshot_model",
+}
 
 
 def documented_modules() -> Iterator[Any]:
     for path in MODULES:
         if ">>>" in path.read_text(encoding="utf-8"):
-            room = next(room for room in ROOMS if path.is_relative_to(ROOT / room))
             slow = [pytest.mark.slow] if path.stem in SLOW_EXAMPLES else []
-            yield pytest.param(f"tercet.{room}.{path.stem}", marks=slow)
+            yield pytest.param(".".join(("tercet", *path.relative_to(ROOT).with_suffix("").parts)), marks=slow)
 
 
 @pytest.mark.filterwarnings("ignore:the chains have not converged")  # examples are short

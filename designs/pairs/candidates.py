@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import ArrayLike
 
-from tercet.models._inputs import as_generator, as_pairs
+from tercet.models._inputs import KeyLike, as_generator, as_pairs
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparisons import Comparisons
 
@@ -26,7 +26,7 @@ def candidate_pairs(
     items: Items,
     scheme: Scheme | ArrayLike = "random",
     n: int | None = None,
-    key: Any = 0,
+    key: KeyLike = 0,
     exclude: Comparisons | ArrayLike | None = None,
     mask_rows: int = MASK_ROWS,
 ) -> Int[np.ndarray, "m 2"]:
@@ -70,15 +70,19 @@ def candidate_pairs(
 
 
 def listed_pairs(
-    items: Items, candidates: Any, key: Any = 0, exclude: Comparisons | ArrayLike | None = None, n: int | None = None
+    items: Items,
+    candidates: Scheme | int | ArrayLike,
+    key: KeyLike = 0,
+    exclude: Comparisons | ArrayLike | None = None,
+    n: int | None = None,
 ) -> Int[np.ndarray, "m 2"]:
     """Candidates as `select_pairs` understands them: a scheme, a number of random pairs, or an array."""
     if isinstance(candidates, (int, np.integer)):
-        candidates, n = "random", int(candidates)
+        return candidate_pairs(items, "random", int(candidates), key, exclude)
     return candidate_pairs(items, candidates, n, key, exclude)
 
 
-def as_mask(candidates: Any, size: int) -> Bool[np.ndarray, "n n"] | None:
+def as_mask(candidates: Scheme | int | ArrayLike, size: int) -> Bool[np.ndarray, "n n"] | None:
     """The candidates where they are a mask; None where they are something else."""
     mask = None if isinstance(candidates, (str, int, np.integer)) else np.asarray(candidates)
     if mask is None or mask.dtype != bool:

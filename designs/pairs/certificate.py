@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -14,8 +14,11 @@ from tercet.designs.pairs.candidates import Scheme
 from tercet.designs.pairs.pair_candidates import pair_candidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.select import Selection
-from tercet.models._inputs import as_pairs
+from tercet.inference.posteriors.posterior import Posterior
+from tercet.inference.preferences.reward_view import RewardView
+from tercet.models._inputs import KeyLike, as_pairs
 from tercet.models.items.items import Items
+from tercet.models.preferences.comparisons import Comparisons
 
 
 class Relaxation(NamedTuple):
@@ -52,12 +55,12 @@ class OptimalityGap(NamedTuple):
 
 def relaxation(
     items: Items | ArrayLike,
-    posterior: Any,
+    posterior: Posterior | RewardView,
     budget: int,
     *,
     candidates: Scheme | int | ArrayLike = "random",
-    exclude: Any = None,
-    key: Any = 0,
+    exclude: Comparisons | ArrayLike | None = None,
+    key: KeyLike = 0,
     steps: int = 100,
     tolerance: float = 0.005,
 ) -> Relaxation:
@@ -105,11 +108,11 @@ def relaxation(
 def optimality_gap(
     selection: Selection | ArrayLike,
     items: Items | ArrayLike,
-    posterior: Any,
+    posterior: Posterior | RewardView,
     *,
     candidates: Scheme | int | ArrayLike = "random",
-    exclude: Any = None,
-    key: Any = 0,
+    exclude: Comparisons | ArrayLike | None = None,
+    key: KeyLike = 0,
     steps: int = 100,
     tolerance: float = 0.005,
 ) -> OptimalityGap:
@@ -172,7 +175,7 @@ def _frank_wolfe(
 def _certificate(pool: PairPool, weights: np.ndarray, budget: int) -> tuple[float, float, np.ndarray]:
     """Value, duality gap and the vertex [m] that the gradient points to."""
     factor = scipy.linalg.cholesky(_information(pool, weights), lower=True)
-    root = scipy.linalg.solve_triangular(factor, _root(pool).T, lower=True).T
+    root = scipy.linalg.solve_triangular(factor, pool.root.T, lower=True).T
     gradient = pool.expected_information * pool.squared_norms(root)
     vertex = np.zeros(len(pool))
     vertex[np.argpartition(-gradient, budget - 1)[:budget]] = 1.0
@@ -192,14 +195,8 @@ def _line_search(pool: PairPool, weights: np.ndarray, vertex: np.ndarray) -> flo
     return float(scipy.optimize.brentq(slope, 0.0, 1.0 - 1e-9)) if slope(0.0) > 0 else 0.0
 
 
-def _root(pool: PairPool) -> Float[np.ndarray, "p k"]:
-    """R with R R' = A, the order effect included."""
-    root = pool.rewards.root
-    return root if pool.rewards.order is None else np.vstack([root, pool.rewards.order[1]])
-
-
 def _information(pool: PairPool, weights: np.ndarray) -> Float[np.ndarray, "k k"]:
     """Posterior precision in units of what it is now: I + R' (sum_i w_i v_i d_i d_i') R."""
-    root, kept = _root(pool), np.flatnonzero(weights)
+    root, kept = pool.root, np.flatnonzero(weights)
     gram = pool.gram(pool.pairs[kept], weights[kept] * pool.expected_information[kept])
     return np.asarray(np.eye(root.shape[1]) + root.T @ gram @ root)

@@ -70,7 +70,7 @@ def sensitivity(clusters: Clusters, radius: float) -> Float[np.ndarray, " m"]:
 
 def cluster(pool: PairPool, k: int, rounds: int, rng: np.random.Generator) -> Clusters:
     """Cluster the differences: k-means++, then Lloyd's rounds. Rows are read through products with the centres only."""
-    squares = pool.squared_norms(np.eye(len(pool.target)))
+    squares = pool.squared_norms(np.eye(len(pool.root)))
     centers = _spread_centers(pool, squares, k, rng)
     label = _squared_distances(pool, squares, centers).argmin(axis=1)
     for _ in range(rounds - 1):
@@ -82,7 +82,7 @@ def cluster(pool: PairPool, k: int, rounds: int, rng: np.random.Generator) -> Cl
 
 def _spread_centers(pool: PairPool, squares: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Rows drawn one after the other with probability in proportion to the squared distance to those before."""
-    centers, nearest = np.empty((0, len(pool.target))), np.ones(len(pool))
+    centers, nearest = np.empty((0, len(pool.root))), np.ones(len(pool))
     while len(centers) < k and nearest.sum() > 0:
         new = pool.row(int(rng.choice(len(pool), p=nearest / nearest.sum())))
         centers = np.vstack([centers, new])
@@ -102,5 +102,5 @@ def _squared_distances(pool: PairPool, squares: np.ndarray, centers: np.ndarray)
 def _means(pool: PairPool, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sizes [k] and means [k, p] of the clusters that hold any row."""
     used, size = np.unique(label, return_counts=True)
-    sums = [pool.pull((label == i).astype(np.float64)) for i in used]
+    sums = [pool.rmatvec((label == i).astype(np.float64)) for i in used]
     return size.astype(np.float64), np.stack(sums) / size[:, None]

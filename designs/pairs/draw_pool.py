@@ -11,11 +11,10 @@ from jaxtyping import Float, Int
 
 from tercet.designs.criteria.pools import Pool
 from tercet.designs.pairs.answers import entropy
-from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import Moments, as_items, comparison_model, some_draws
+from tercet.inference.preferences.reward_gaussian import RewardMoments
+from tercet.inference.preferences.reward_view import RewardView
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
-from tercet.models.preferences.heads import AbilityHead
 
 AT_ONCE = 250_000
 """Numbers (candidates x draws) that are held at once: they stay in the cache."""
@@ -99,12 +98,12 @@ class DrawPool(Pool):
         return np.ascontiguousarray(np.moveaxis(self.probabilities(block)[..., :-1], -1, 0))
 
     @property
-    def difference(self) -> Moments:
+    def difference(self) -> RewardMoments:
         """Mean and variance over the draws of the logit [m] of each candidate's answer."""
         logits = [self.logit(block) for block in self.blocks()]
         means = [np.mean(logit, axis=1) for logit in logits] or [np.empty(0)]
         variances = [np.var(logit, axis=1, ddof=1) for logit in logits] or [np.empty(0)]
-        return Moments(np.concatenate(means), np.concatenate(variances))
+        return RewardMoments(np.concatenate(means), np.concatenate(variances))
 
     @property
     def expected_outcome(self) -> Float[np.ndarray, " m"]:
@@ -113,14 +112,10 @@ class DrawPool(Pool):
         return np.concatenate([np.mean(block, axis=1) for block in expected] or [np.empty(0)])
 
 
-def draw_pool(
-    posterior: Posterior, items: Items, pairs: np.ndarray, annotator: np.ndarray | None, draws: int
-) -> DrawPool:
+def draw_pool(view: RewardView, pairs: np.ndarray, annotator: np.ndarray | None, draws: int) -> DrawPool:
     """Pairs of items under at most this many draws; the rewards of other items are not computed."""
-    model = comparison_model(posterior)
-    sites = some_draws(posterior, draws)
-    known = as_items(posterior, items)
-    if isinstance(model.head, AbilityHead):
+    model, known, sites = view.model, view.items, view.draws(draws)
+    if model.head.per_item:
         codes, parts = pairs, iter([known])  # abilities are those of all items at once
     else:
         used, codes = np.unique(pairs, return_inverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +80,7 @@ class EPIG(Objective[TargetedPool, EPIGState]):
 
     def score(self, state: EPIGState, some: Part = ALL) -> Float[np.ndarray, " b"]:
         positions = np.arange(len(state.pool))[some]
-        pool = replace(state.pool, pairs=state.pool.pairs[positions])
+        pool = state.pool.take(positions)
         return predictive_information(pool, state.gaussian.q[positions], state.cross[positions], state.spread)
 
     def update(self, state: EPIGState, index: int) -> EPIGState:

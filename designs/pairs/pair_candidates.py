@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,20 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike
 
 from tercet.designs.criteria.criterion import Criterion
+from tercet.designs.criteria.pools import SecondMoment
 from tercet.designs.pairs.candidates import Scheme, listed_pairs
 from tercet.designs.pairs.draw_pool import DrawPool, draw_pool
 from tercet.designs.pairs.pair_objectives import AbstractPairCandidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.registry import CRITERIA
-from tercet.designs.pairs.target_moments import SecondMoment, target_matrix
-from tercet.inference.posteriors.posterior import GaussianPosterior, Posterior
-from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
-from tercet.models.items.embeddings import Embeddings
+from tercet.designs.pairs.target_moments import Target, target_matrix
+from tercet.inference.posteriors.gaussian import GaussianPosterior
+from tercet.inference.posteriors.posterior import Posterior
+from tercet.inference.preferences.reward_view import RewardView, comparison_model, on
+from tercet.models._inputs import KeyLike
+from tercet.models.items.features import Features
 from tercet.models.items.items import Items
+from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.heads import LinearInParameters
 
 BY_DRAWS = "'BALD (draws)', 'EPIG (draws)' or 'BatchBALD (joint entropy)'"
@@ -50,60 +54,58 @@ class PairCandidates(AbstractPairCandidates):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def asking(self, posterior: Posterior, annotators: str | Sequence[Hashable]) -> PairCandidates:
+    def asking(self, posterior: Posterior | RewardView, annotators: str | Sequence[Hashable]) -> PairCandidates:
         """Every pair with every one of these annotators ("all": all that the fit knows), pair after pair."""
         known = _known_annotators(posterior)
         wanted = known if isinstance(annotators, str) and annotators == "all" else tuple(annotators)
-        strangers = [name for name in wanted if name not in known]
-        if strangers or not wanted or len(set(wanted)) < len(wanted):
+        unknown = [name for name in wanted if name not in known]
+        if unknown or not wanted or len(set(wanted)) < len(wanted):
             raise ValueError(
                 f'annotators must be "all" or different names among the {len(known)} of the fit '
                 f"({', '.join(map(repr, known[:5]))}{', ...' if len(known) > 5 else ''}), got {annotators!r}."
             )
-        places = np.array([known.index(name) for name in wanted])
-        pairs, who = np.repeat(self.pairs, len(places), axis=0), np.tile(places, len(self.pairs))
+        positions = np.array([known.index(name) for name in wanted])
+        pairs, who = np.repeat(self.pairs, len(positions), axis=0), np.tile(positions, len(self.pairs))
         return PairCandidates(self.items, pairs, who, known)
 
-    def pool(self, posterior: Posterior, target: Any) -> PairPool:
-        """These candidates under a posterior, its rewards as a Gaussian; of features on disk what they need is read."""
+    def pool(self, posterior: Posterior | RewardView, target: Target) -> PairPool:
+        """These candidates under a posterior, its rewards as a Gaussian; features out of memory are read as needed."""
         pool = self.pool_of_items(posterior, target)
-        return pool.narrowed() if isinstance(pool.rewards.features, Embeddings) else pool
+        return pool if pool.rewards.features.in_memory else pool.narrowed()
 
-    def pool_of_items(self, posterior: Posterior, target: Any) -> PairPool:
-        """The same, its features left where they are: only pools made from it, by `of`, answer every question."""
-        model = comparison_model(posterior)
+    def pool_of_items(self, posterior: Posterior | RewardView, target: Target) -> PairPool:
+        """The same, features left where they are: only pools made from it, by `of`, answer every question."""
+        view = on(posterior, self.items)
         if self.annotator is not None:
             raise ValueError(f"annotators= needs a criterion that works by posterior draws: {BY_DRAWS}.")
-        _check_definite(posterior)
-        rewards = reward_gaussian(posterior, self.items)
-        if isinstance(target, Items):
-            if not isinstance(model.head, LinearInParameters):
-                raise ValueError(
-                    f"target=Items needs a linear head or {BY_DRAWS}; or add the target items to `items` and give "
-                    "target as pairs of them."
-                )
-            target = as_items(posterior, target)  # raw embeddings are projected as those of the fit were
-        if not isinstance(model.head, LinearInParameters):
-            # r = mean + root xi is linear in xi ~ Normal(0, I): as many parameters as draws, not as items.
-            rewards = replace(rewards, features=rewards.root, root=np.eye(rewards.root.shape[1]))
-        moment = target_matrix(rewards, self.items, target)
-        if rewards.order is not None:
-            moment = np.pad(moment, (0, 1))  # nobody's target is an order effect
-        sites = {} if model.link is not None else posterior.mean()
-        asked = posterior.context.comparisons
-        answered = None if asked is None else asked.pairs
-        return PairPool(self.items, self.pairs, model, sites, rewards, answered, SecondMoment(moment))
+        _check_definite(view.posterior)
+        model, rewards, asked = view.model, view.gaussian, view.answers
+        aim = _head_features(view, target) if isinstance(target, Items) else target
+        moment = np.pad(target_matrix(rewards.features, self.items, aim), (0, len(rewards.effects)))  # effects: 0
+        rows = rewards.rows(self.pairs, model.covariates(len(self.pairs)))
+        sites = {} if model.link is not None else view.posterior.mean()
+        return PairPool(
+            rows=rows,
+            root=rewards.root,
+            information=model.information(rewards.mean_of(rows), sites),
+            target=SecondMoment(moment),
+            items=self.items,
+            model=model,
+            sites=sites,
+            rewards=rewards,
+            asked=None if asked is None else asked.pairs,
+        )
 
-    def draw_pool(self, posterior: Posterior, draws: int) -> DrawPool:
+    def draw_pool(self, posterior: Posterior | RewardView, draws: int) -> DrawPool:
         """These candidates under at most this many draws of a posterior, each annotator with a precision."""
-        return draw_pool(posterior, self.items, self.pairs, self.annotator, draws)
+        return draw_pool(on(posterior, self.items), self.pairs, self.annotator, draws)
 
     def picks(self, chosen: np.ndarray) -> Int[np.ndarray, "b 2"]:
-        """The pairs at these places."""
+        """The pairs at these positions."""
         return self.pairs[chosen]
 
     def annotators(self, chosen: np.ndarray) -> Int[np.ndarray, " b"] | None:
-        """Who would answer the candidates at these places (positions among the annotators of the fit)."""
+        """Who would answer the candidates at these positions, as positions among the annotators of the fit."""
         return None if self.annotator is None else self.annotator[chosen]
 
     def table(self, chosen: np.ndarray, pool: PairPool | DrawPool, gains: np.ndarray) -> Any:
@@ -127,18 +129,36 @@ class PairCandidates(AbstractPairCandidates):
 
 
 def pair_candidates(
-    items: Items | ArrayLike, posterior: Any, candidates: Scheme | int | ArrayLike, exclude: Any, key: Any,
+    items: Items | ArrayLike,
+    posterior: Posterior | RewardView,
+    candidates: Scheme | int | ArrayLike,
+    exclude: Comparisons | ArrayLike | None,
+    key: KeyLike,
     n: int | None = None,
-) -> PairCandidates:  # fmt: skip
+) -> PairCandidates:
     """The candidates of `select_pairs`: the same arguments give the same pairs."""
-    known = as_items(posterior, items)
+    known = on(posterior, items).items
     return PairCandidates(known, listed_pairs(known, candidates, key, exclude, n))
 
 
-def _known_annotators(posterior: Posterior) -> tuple[Hashable, ...]:
+def _head_features(view: RewardView, items: Items) -> Features:
+    """Features of target items, as the parameters of the fit's head are multiplied by them."""
+    head = view.model.head
+    if not isinstance(head, LinearInParameters):
+        raise ValueError(
+            f"target=Items needs a linear head or {BY_DRAWS}; or add the target items to `items` and give "
+            "target as pairs of them."
+        )
+    if head.per_item:
+        raise ValueError("target items need the same features as the items of the fit (projected alike).")
+    return head.features(view.of(items).items)  # raw embeddings are projected as those of the fit were
+
+
+def _known_annotators(posterior: Posterior | RewardView) -> tuple[Hashable, ...]:
+    posterior = posterior.posterior if isinstance(posterior, RewardView) else posterior
     if not comparison_model(posterior).annotators:
         raise ValueError("annotators= needs a fit of a model with annotators=True, which learns their precisions.")
-    asked = posterior.context.comparisons
+    asked = posterior.comparisons
     if asked is not None and asked.annotator_ids is not None:
         return asked.annotator_ids
     return tuple(range(posterior.draws(1)["precision"].shape[1]))

@@ -87,7 +87,7 @@ class PastAwareD(PublishedD):
                 "this posterior was loaded without its answers, which past-aware D-optimality needs; load it with "
                 "load(path, items, comparisons), or use a criterion that reads the posterior, such as 'greedy D'."
             )
-        logit = pool.rewards.difference(pool.asked, order=True).mean
+        logit = pool.rewards.difference(pool.asked, pool.model.covariates(len(pool.asked))).mean
         answered = pool.gram(pool.asked, pool.model.information(logit, pool.sites))
         return np.asarray(super()._matrix(pool, gram) + answered)
 

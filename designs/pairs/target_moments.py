@@ -2,96 +2,82 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
-from tercet.designs.criteria.roots import symmetric_root
-from tercet.inference.preferences.rewards import RewardGaussian
 from tercet.models._inputs import as_pairs
-from tercet.models.items.embeddings import Embeddings
+from tercet.models.items.features import Features
 from tercet.models.items.items import Items
-from tercet.models.items.projection import near_mean, over_blocks, scatter_of
-from tercet.models.preferences.linear_form import design_rows
+from tercet.models.preferences.differences import Differences
+
+Target = Literal["in-prompt"] | Items | ArrayLike | None
+"""Pairs that matter: two different items drawn uniformly from the candidates' (None), a uniform pair of one prompt
+("in-prompt"), two different items drawn from others (Items), or an array [t, 2] of pairs of the candidates' items."""
 
 
-@dataclass(frozen=True, eq=False)
-class SecondMoment:
-    """S = E[d d'], and its root where that is asked for: computed once, however many pools share it."""
-
-    matrix: Float[np.ndarray, "p p"]
-
-    def __len__(self) -> int:
-        return len(self.matrix)
-
-    @cached_property
-    def root(self) -> Float[np.ndarray, "p p"]:
-        """R with R R' = S."""
-        return symmetric_root(self.matrix)
-
-
-def target_matrix(rewards: RewardGaussian, items: Items, target: Any) -> Float[np.ndarray, "p p"]:
+def target_matrix(
+    features: Features, items: Items, target: Literal["in-prompt"] | Features | ArrayLike | None
+) -> Float[np.ndarray, "p p"]:
     """S = E[d d'] over the target pairs.
 
     Parameters
     ----------
-    target : None (two different items drawn uniformly from `items`), "in-prompt" (a uniform in-prompt pair), Items
-        (two different items drawn from these), or an array [t, 2] of pairs of `items`
+    features : Features [n, p] of the items, which the head's parameters are multiplied by
+    items : Items [n]
+    target : a `Target` of these items; other items by their Features [k, p]
     """
-    features = rewards.features
-    size = len(rewards.mean)
+    if isinstance(target, Features):
+        if target.shape[1] != features.shape[1]:
+            raise ValueError("target items need the same features as the items of the fit (projected alike).")
+        return _of_items(target)
     if isinstance(target, str):
         if target != "in-prompt":
             raise ValueError(f'target must be None, "in-prompt", Items or pairs [t, 2], got {target!r}.')
         return _of_prompts(features, items)
-    if isinstance(target, Items):
-        if features is None or target.features.shape[1] != features.shape[1]:
-            raise ValueError("target items need the same features as the items of the fit (projected alike).")
-        return _spread(target.features, len(target))
     if target is None:
-        return _spread(features, size)
-    pairs = as_pairs(target, size)
+        return _of_items(features)
+    pairs = as_pairs(target, len(features))
     if len(pairs) == 0:
         raise ValueError("target holds no pairs; give at least one, or None for all pairs of items.")
-    rows = design_rows(features, size, pairs[:, 0], pairs[:, 1], order=False)
+    rows = Differences(features, pairs[:, 0], pairs[:, 1]).compact()
     return rows.gram(np.full(len(pairs), 1.0 / len(pairs)))
 
 
-def _spread(features: np.ndarray | Embeddings | None, size: int) -> np.ndarray:
-    if size < 2:
+def _of_items(features: Features) -> Float[np.ndarray, "p p"]:
+    """E[d d'] of two different items drawn uniformly."""
+    if len(features) < 2:
         raise ValueError("a target set needs at least two items: a single item has no reward difference.")
-    if features is None:
-        return 2.0 * (np.eye(size) * size - 1.0) / (size - 1) / size
-    return 2.0 * scatter_of(features)[1] / (size - 1)
+    return 2.0 * features.scatter()[1] / (len(features) - 1)
 
 
-def _of_prompts(features: np.ndarray | Embeddings | None, items: Items) -> np.ndarray:
+def _of_prompts(features: Features, items: Items) -> Float[np.ndarray, "p p"]:
+    """E[d d'] of a uniform pair of items of one prompt."""
     if items.prompt is None:
         raise ValueError('target="in-prompt" needs Items(..., prompt=...), the prompt of each item.')
     counts = np.bincount(items.prompt)
     pairs = counts * (counts - 1) / 2.0
     if not pairs.sum():
         raise ValueError('target="in-prompt" needs at least one prompt with two items.')
-    rows = np.eye(len(items)) if features is None else features
-    return within_prompts(rows, items.prompt) / pairs.sum()
+    return within_prompts(features, items.prompt) / pairs.sum()
 
 
-def within_prompts(rows: np.ndarray | Embeddings, prompt: np.ndarray) -> Float[np.ndarray, "p p"]:
+def within_prompts(features: Features, prompt: Int[np.ndarray, " n"]) -> Float[np.ndarray, "p p"]:
     """Sum of d d' over all pairs of items of one prompt."""
     counts = np.bincount(prompt)
     # Sum over pairs of one prompt of d d' is n_p sum x x' - s s' with s = sum x, about whatever point.
-    parts = over_blocks(rows, partial(_by_prompt, near_mean(rows), counts), prompt)
-    sums = np.zeros((len(counts), rows.shape[1]))
+    parts = features.map_blocks(partial(_by_prompt, features.near_mean, counts), prompt)
+    sums = np.zeros((len(counts), features.shape[1]))
     for prompts, own, _ in parts:
         sums[prompts] += own
     return np.sum([gram for *_, gram in parts], axis=0) - sums.T @ sums
 
 
 def _by_prompt(
-    shift: np.ndarray, counts: np.ndarray, rows: np.ndarray, prompt: np.ndarray
+    shift: np.ndarray, counts: np.ndarray, rows: Float[np.ndarray, "b p"], prompt: Int[np.ndarray, " b"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The prompts of some rows, the sum of the rows of each, and the sum of n_p x x' over all of them."""
     centred = rows - shift

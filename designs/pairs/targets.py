@@ -11,20 +11,20 @@ from jaxtyping import Float, Int
 from tercet.designs.pairs.candidates import candidate_pairs
 from tercet.designs.pairs.pair_objectives import AbstractPairCandidates
 from tercet.designs.pairs.pool import PairPool
+from tercet.designs.pairs.target_moments import Target
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items, reward_gaussian
+from tercet.inference.preferences.reward_view import RewardView, on
 from tercet.models._inputs import as_generator, as_pairs
-from tercet.models.items.embeddings import Embeddings
 from tercet.models.items.items import Items
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TargetedPool(PairPool):
     """A pool that knows some target pairs.
 
     Attributes
     ----------
-    target_rows : their differences d (0 for the order effect: nobody's target is one)
+    target_rows : their differences d (0 for covariates: reward differences are aimed at)
     target_mean : posterior mean of their reward differences
     """
 
@@ -33,30 +33,25 @@ class TargetedPool(PairPool):
 
 
 def targeted_pool(
-    candidates: AbstractPairCandidates, posterior: Posterior, target: Any, n: int, key: Any
+    candidates: AbstractPairCandidates, posterior: Posterior | RewardView, target: Target, n: int, key: Any
 ) -> TargetedPool:
-    """Candidates under a posterior, with at most n target pairs."""
+    """Candidates under a posterior, with at most n target pairs drawn with this key."""
     pool = candidates.pool(posterior, target)
     items, pairs = target_pairs(candidates.items, target, n, key)
     rewards = pool.rewards
     if items is not candidates.items or len(pool.items) < len(items):
-        of_target = as_items(posterior, items)
-        if isinstance(of_target.features, Embeddings):
+        view = on(posterior, items)
+        if not view.items.operator.in_memory:
             used, codes = np.unique(pairs, return_inverse=True)
-            of_target, pairs = of_target.loaded(used), codes.reshape(-1, 2)
-        rewards = reward_gaussian(posterior, of_target)
+            view, pairs = view.of(view.items.loaded(used)), codes.reshape(-1, 2)
+        rewards = view.gaussian
+    rows = rewards.rows(pairs)
     known = {field.name: getattr(pool, field.name) for field in fields(pool)}
-    if rewards.features is None:
-        rows, order = np.zeros((len(pairs), len(rewards.mean))), np.arange(len(pairs))
-        rows[order, pairs[:, 0]], rows[order, pairs[:, 1]] = 1.0, -1.0
-    else:
-        rows = np.asarray(rewards.features[pairs[:, 0]] - rewards.features[pairs[:, 1]])
-    if rewards.order is not None:
-        rows = np.pad(rows, ((0, 0), (0, 1)))
-    return TargetedPool(**known, target_rows=rows, target_mean=rewards.difference(pairs).mean)
+    padded = np.pad(rows.rows(slice(None)), ((0, 0), (0, len(rewards.effects))))
+    return TargetedPool(**known, target_rows=padded, target_mean=rewards.mean_of(rows))
 
 
-def target_pairs(items: Items, target: Any, n: int, key: Any) -> tuple[Items, Int[np.ndarray, "t 2"]]:
+def target_pairs(items: Items, target: Target, n: int, key: Any) -> tuple[Items, Int[np.ndarray, "t 2"]]:
     """Items and at most n pairs of them that stand for a target; all of them where there are no more.
 
     Parameters

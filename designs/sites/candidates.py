@@ -7,20 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from tercet.designs.criteria.criterion import Criterion
+from tercet.designs.criteria.pools import LinearPool
 from tercet.designs.sites.fill_pool import AbstractSiteCandidates, FillPool, nearest_distances
 from tercet.designs.sites.fitted_surface import labelled_sites, surface_pool
 from tercet.designs.sites.k_centre import SITE_CRITERIA
-from tercet.designs.sites.surface_pool import SurfacePool
+from tercet.designs.sites.surface_pool import pick_sds
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.space.risk import normalised_shares
 from tercet.models.space.geometry import EARTH_RADIUS, as_sites, check_same_space, positions
 from tercet.models.space.sites import Sites
 
 SAME = 1e-12
-"""Places closer than this, per unit of their coordinates, are one place (360 degrees are not exactly 0)."""
+"""Sites closer than this, per unit of their coordinates, are one site (360 degrees are not exactly 0)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class SiteCandidates(AbstractSiteCandidates):
     existing : Sites or array [k, d] that have labels (None: those the posterior was fitted on, if any)
     target : Sites or array [n, d] that matter (None: all of `sites`)
     target_weights : array [n], optional, what each target counts (people, area); k-centre does not read it
-    exclude : positions [e] in `sites`, booleans [m], or Sites whose places are not to be chosen
+    exclude : positions [e] in `sites`, booleans [m], or Sites that are not to be chosen
 
     Attributes
     ----------
@@ -61,20 +63,20 @@ class SiteCandidates(AbstractSiteCandidates):
         existing: Sites | ArrayLike | None = None,
         target: Sites | ArrayLike | None = None,
         target_weights: ArrayLike | None = None,
-        exclude: Any = None,
+        exclude: Sites | ArrayLike | None = None,
     ) -> None:
         known = as_sites("sites", sites)
         others = {"existing": existing, "target": target}
-        found = {n: None if v is None else as_sites(n, v, known.metric) for n, v in others.items()}
-        for other in found.values():
+        given = {n: None if v is None else as_sites(n, v, known.metric) for n, v in others.items()}
+        for other in given.values():
             if other is not None:
                 check_same_space(known, other)
         if target_weights is not None:
-            size = len(known) if found["target"] is None else len(found["target"])
+            size = len(known) if given["target"] is None else len(given["target"])
             target_weights = normalised_shares(target_weights, size)
         kept = np.flatnonzero(~_excluded(known, exclude))
         left = known if len(kept) == len(known) else _take(known, kept)
-        fields = {"sites": left, "positions": kept, **found, "target_weights": target_weights}
+        fields = {"sites": left, "positions": kept, **given, "target_weights": target_weights}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -86,53 +88,54 @@ class SiteCandidates(AbstractSiteCandidates):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def pool(self, posterior: Any, target: Any) -> SurfacePool:
+    def pool(self, posterior: Posterior | None, target: Sites | ArrayLike | None) -> LinearPool:
         """These candidates under a fitted loss surface."""
         if posterior is None:
             raise ValueError(
                 "posterior is None, but every criterion except 'k-centre' needs one: fit "
                 "laplace(LossSurface.around(losses, sites, test), sites, losses), or pass criterion='k-centre'."
             )
-        there, share = self._targets(target)
-        return surface_pool(posterior, self.sites, self.existing, there, share)
+        targets, share = self._targets(target)
+        return surface_pool(posterior, self.sites, self.existing, targets, share)
 
-    def fill_pool(self, posterior: Any, target: Any) -> FillPool:
-        """These candidates as places; of the posterior only the sites it was fitted on are read."""
-        there, _ = self._targets(target)
-        here = self.existing if self.existing is not None else labelled_sites(posterior)
-        points, targets, start = positions(self.sites), positions(there), np.full(len(there), np.inf)
-        if here is not None:
-            check_same_space(here, there)
-            start = nearest_distances(positions(here), targets)
+    def fill_pool(self, posterior: Posterior | None, target: Sites | ArrayLike | None) -> FillPool:
+        """These candidates by their positions; of the posterior only the sites it was fitted on are read."""
+        aimed_at, _ = self._targets(target)
+        labelled = self.existing if self.existing is not None else labelled_sites(posterior)
+        points, targets, start = positions(self.sites), positions(aimed_at), np.full(len(aimed_at), np.inf)
+        if labelled is not None:
+            check_same_space(labelled, aimed_at)
+            start = nearest_distances(positions(labelled), targets)
         both = np.concatenate([points, targets])
-        reach = np.linalg.norm(np.ptp(both, axis=0)) if there.metric == "plane" else np.pi * EARTH_RADIUS
-        return FillPool(there.metric, points, targets, start, float(reach if here is None else np.inf))
+        reach = np.linalg.norm(np.ptp(both, axis=0)) if aimed_at.metric == "plane" else np.pi * EARTH_RADIUS
+        return FillPool(aimed_at.metric, points, targets, start, float(reach if labelled is None else np.inf))
 
     def picks(self, chosen: np.ndarray) -> Int[np.ndarray, " b"]:
         """Positions in the sites given."""
         return self.positions[chosen]
 
-    def table(self, chosen: np.ndarray, pool: FillPool | SurfacePool, gains: np.ndarray) -> Any:
+    def table(self, chosen: np.ndarray, pool: FillPool | LinearPool, gains: np.ndarray) -> Any:
         """DataFrame of the chosen sites: name, coordinates, gain, and what is left after each pick."""
         import pandas as pd
 
         sites, d = self.sites, self.sites.coordinates.shape[1]
         names = self.picks(chosen) if sites.ids is None else [sites.ids[i] for i in chosen]
         axes = ("latitude", "longitude") if sites.metric == "sphere" else [f"x{axis}" for axis in range(d)]
-        places = dict(zip(axes, sites.coordinates[chosen].T, strict=True))
-        return pd.DataFrame({"site": names, **places, "gain": gains, **pool.columns(chosen, gains)})
+        coordinates = dict(zip(axes, sites.coordinates[chosen].T, strict=True))
+        after = pool.columns(chosen) if isinstance(pool, FillPool) else pick_sds(pool, chosen)._asdict()
+        return pd.DataFrame({"site": names, **coordinates, "gain": gains, **after})
 
-    def _targets(self, target: Any) -> tuple[Sites, np.ndarray]:
+    def _targets(self, target: Sites | ArrayLike | None) -> tuple[Sites, Float[np.ndarray, " n"]]:
         if target is not None and self.target is not None:
             raise ValueError("target was given twice, in SiteCandidates and to select; give it once.")
-        there = self.target if target is None else as_sites("target", target, self.sites.metric)
-        if there is None:
-            there = self.sites
-        check_same_space(self.sites, there)
-        return there, normalised_shares(self.target_weights, len(there))
+        targets = self.target if target is None else as_sites("target", target, self.sites.metric)
+        if targets is None:
+            targets = self.sites
+        check_same_space(self.sites, targets)
+        return targets, normalised_shares(self.target_weights, len(targets))
 
 
-def _excluded(sites: Sites, exclude: Any) -> np.ndarray:
+def _excluded(sites: Sites, exclude: Sites | ArrayLike | None) -> np.ndarray:
     """Booleans [m]: which of the sites are out."""
     if exclude is None:
         return np.zeros(len(sites), dtype=bool)

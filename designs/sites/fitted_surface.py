@@ -12,28 +12,34 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
+from tercet.designs.criteria.pools import LinearPool, RootMoment
 from tercet.designs.criteria.roots import symmetric_root
-from tercet.designs.sites.surface_pool import BLOCK, ProductRows, SurfacePool, WrittenRows
+from tercet.designs.sites.surface_pool import ProductBasis
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.models._inputs import as_jax
+from tercet.models._operators import Dense
 from tercet.models.space.geometry import as_sites
 from tercet.models.space.loss_surfaces import JITTER, WALL, LossSurface
 from tercet.models.space.sites import Sites
 
 LOGARITHMIC = ("log-normal", "gamma")
+"""Families whose expected loss is the exponential of the surface."""
 EXACT = 2_000
-"""Candidates under the exact process: their joint covariance is factored."""
+"""Candidates at most under the exact process: their joint covariance is factored."""
+BLOCK = 4_000
+"""Sites whose covariances with all others are written out at once."""
 
 
 def surface_pool(
-    posterior: Any, sites: Sites, existing: Sites | None, target: Sites, share: Float[np.ndarray, " n"]
-) -> SurfacePool:
+    posterior: Posterior, sites: Sites, existing: Sites | None, target: Sites, share: Float[np.ndarray, " n"]
+) -> LinearPool:
     """Candidate sites under a fitted LossSurface, its parameters held at their posterior means.
 
     f = level + process is then linear in coefficients with standard normal priors (the level among them), and a label
     has information v about it: 1 / noise^2 for the normal families, and the Fisher information of its location for the
     others, (freedom + 1) / (freedom + 3) / noise^2 for student, shape for gamma. The risk is sum_j share_j f(t_j);
     where the expected loss is exp(f + ...) it is linearised at the posterior mean surface, and t_j counts share_j x its
-    expected loss.
+    expected loss. The target moment of the pool is t t', t the row of the risk.
 
     Parameters
     ----------
@@ -44,15 +50,14 @@ def surface_pool(
     share : what each of them counts; sums to one
     """
     fitted = FittedSurface(posterior)
-    here = fitted.sites if existing is None else existing
-    if here is None:
+    labelled = fitted.sites if existing is None else existing
+    if labelled is None:
         raise ValueError("this posterior was loaded without its data; pass existing=, the sites that have labels.")
-    if fitted.model.basis:
-        return _by_basis(fitted, sites, here, target, share)
-    return _by_covariance(fitted, sites, here, target, share)
+    pool = _by_basis if fitted.model.basis else _by_covariance
+    return pool(fitted, sites, labelled, target, share)
 
 
-def labelled_sites(posterior: Any) -> Sites | None:
+def labelled_sites(posterior: Posterior | None) -> Sites | None:
     """The sites a loss surface was fitted on; None without a posterior, or where it was loaded without its data."""
     if posterior is None or not posterior.context.args:
         return None
@@ -63,9 +68,14 @@ def labelled_sites(posterior: Any) -> Sites | None:
 
 @dataclass(frozen=True, eq=False)
 class FittedSurface:
-    """A surface with its parameters held at their posterior means."""
+    """A surface with its parameters held at their posterior means.
 
-    posterior: Any
+    Parameters
+    ----------
+    posterior : of a LossSurface
+    """
+
+    posterior: Posterior
 
     def __post_init__(self) -> None:
         if not isinstance(self.posterior.context.model, LossSurface):
@@ -76,17 +86,18 @@ class FittedSurface:
 
     @property
     def model(self) -> LossSurface:
-        """What was fitted."""
-        return self.posterior.context.model
+        """The model that was fitted."""
+        model: LossSurface = self.posterior.context.model
+        return model
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
-        """Posterior mean of every site of the model."""
-        return self.posterior.mean()
+        """Posterior mean of every parameter of the model."""
+        return dict(self.posterior.mean())
 
     @cached_property
     def sites(self) -> Sites | None:
-        """What it was fitted on."""
+        """The sites it was fitted on."""
         return labelled_sites(self.posterior)
 
     @cached_property
@@ -107,7 +118,7 @@ class FittedSurface:
 
     @property
     def data_sites(self) -> Sites:
-        """What it was fitted on, which must be at hand."""
+        """The sites it was fitted on, which must be known."""
         if self.sites is None:
             raise ValueError(
                 "this posterior was loaded without its data, which the mean of the surface needs; load(path, *data)."
@@ -115,13 +126,13 @@ class FittedSurface:
         return self.sites
 
     @property
-    def seen(self) -> np.ndarray:
-        """What the surface was fitted to, less the prior mean of its level."""
+    def data(self) -> Float[np.ndarray, " k"]:
+        """The losses of the fit (their logarithms for log-normal ones), less the prior mean of the level."""
         losses = np.asarray(self.posterior.context.args[1], dtype=np.float64)
-        return (np.log(losses) if self.model.family == "log-normal" else losses) - self.model.center
+        return np.asarray((np.log(losses) if self.model.family == "log-normal" else losses) - self.model.center)
 
-    def places(self, name: str, sites: Sites) -> np.ndarray:
-        """Coordinates of sites in the frame of the surface."""
+    def coordinates(self, name: str, sites: Sites) -> Float[np.ndarray, "n q"]:
+        """Coordinates of sites in the frame of the surface; `name` says in messages which sites they are."""
         frame = self.model.frame
         if frame.metric == "plane" and sites.coordinates.shape[1] != frame.dim:
             raise ValueError(
@@ -137,68 +148,70 @@ class FittedSurface:
             )
         return coordinates
 
-    def rows(self, name: str, sites: Sites) -> ProductRows:
+    def rows(self, name: str, sites: Sites) -> ProductBasis:
         """The surface at sites, less the prior mean of its level, in coefficients with standard normal priors."""
         # The basis is a product of sines along the axes: a hundred thousand sites need the sines alone.
         waves = np.arange(1, self.model.basis + 1) * (np.pi / (2 * WALL))
-        factors = [np.sin((axis[:, None] + WALL) * waves) / np.sqrt(WALL) for axis in self.places(name, sites).T]
-        return ProductRows(tuple(factors), np.append(self.level_sd, self.scales))
+        axes = self.coordinates(name, sites).T
+        bases = tuple(np.sin((axis[:, None] + WALL) * waves) / np.sqrt(WALL) for axis in axes)
+        return ProductBasis(bases, np.append(self.level_sd, self.scales))
 
     @cached_property
-    def scales(self) -> np.ndarray:
+    def scales(self) -> Float[np.ndarray, " p"]:
         """Prior standard deviations of the weights of the basis."""
         with jax.enable_x64(True):
             values = as_jax(tuple(np.asarray(self.parameters[name]) for name in ("amplitude", "length")))
             return np.asarray(self.model.scales(*values))
 
-    def covariance(self, first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, "n m"]:
+    def covariance(self, first: Float[np.ndarray, "n q"], second: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "n m"]:
         """Prior covariance of the process between coordinates of the frame, the level's left out."""
         amplitude, length = (float(self.parameters[name]) for name in ("amplitude", "length"))
         return np.asarray(self.model.covariance(first, second, amplitude, length))
 
-    def slope(self, surface: np.ndarray) -> np.ndarray:
+    def slope(self, surface: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Derivative of the expected loss by the surface, for the families that are linear in its logarithm."""
         return np.asarray(self.model.expected(surface, self.parameters))
 
 
-def _by_basis(fitted: FittedSurface, sites: Sites, here: Sites, target: Sites, share: np.ndarray) -> SurfacePool:
+def _by_basis(
+    fitted: FittedSurface, sites: Sites, labelled: Sites, target: Sites, share: Float[np.ndarray, " n"]
+) -> LinearPool:
+    """The process on its basis: the coefficients are those of the basis functions."""
     candidates, goal = fitted.rows("candidate", sites), fitted.rows("target", target)
-    factor = _factor(fitted.rows("labelled", here), fitted.label)
+    factor = _factor(fitted.rows("labelled", labelled), fitted.label)
     root = scipy.linalg.solve_triangular(factor, np.eye(len(factor)), lower=True).T
     if fitted.model.family in LOGARITHMIC:
-        share = share * fitted.slope(goal.along(_coefficients(fitted, factor if here is fitted.sites else None)))
-    total = np.zeros(len(root))
-    for where in _blocks(goal):
-        total += share[where] @ goal.take(where)
-    return SurfacePool(candidates, root, total, fitted.label)
+        coefficients = _coefficients(fitted, factor if labelled is fitted.sites else None)
+        share = share * fitted.slope(goal.matvec(coefficients))
+    return LinearPool(
+        rows=candidates,
+        root=root,
+        information=np.full(len(candidates), fitted.label),
+        target=RootMoment(goal.rmatvec(share)[:, None]),
+    )
 
 
-def _blocks(rows: Any) -> Iterator[slice]:
-    return (slice(begin, begin + BLOCK) for begin in range(0, len(rows), BLOCK))
-
-
-def _factor(rows: ProductRows, label: float) -> np.ndarray:
+def _factor(rows: ProductBasis, label: float) -> Float[np.ndarray, "p p"]:
     """Lower Cholesky factor of the precision of the coefficients, given labels at these rows."""
-    precision = np.eye(len(rows.scales))
-    for where in _blocks(rows):
-        block = rows.take(where)
-        precision += label * block.T @ block
-    return scipy.linalg.cholesky(precision, lower=True)
+    precision = label * rows.gram(np.ones(len(rows)))
+    precision[np.diag_indices_from(precision)] += 1.0
+    return np.asarray(scipy.linalg.cholesky(precision, lower=True))
 
 
-def _coefficients(fitted: FittedSurface, factor: np.ndarray | None) -> np.ndarray:
+def _coefficients(fitted: FittedSurface, factor: Float[np.ndarray, "p p"] | None) -> Float[np.ndarray, " p"]:
     """Posterior mean of the coefficients, the prior mean of the level added: row . coefficients is the surface."""
     if not fitted.model.collapsed:
         return np.append(fitted.parameters["level"] / fitted.level_sd, fitted.parameters["process"])
-    rows, seen = fitted.rows("labelled", fitted.data_sites), fitted.seen
-    moment = sum(seen[where] @ rows.take(where) for where in _blocks(rows))
+    rows = fitted.rows("labelled", fitted.data_sites)
     factor = _factor(rows, fitted.label) if factor is None else factor
-    center = scipy.linalg.cho_solve((factor, True), fitted.label * moment)
+    center = np.asarray(scipy.linalg.cho_solve((factor, True), fitted.label * rows.rmatvec(fitted.data)))
     center[0] += fitted.model.center / fitted.level_sd
     return center
 
 
-def _by_covariance(fitted: FittedSurface, sites: Sites, here: Sites, target: Sites, share: np.ndarray) -> SurfacePool:
+def _by_covariance(
+    fitted: FittedSurface, sites: Sites, labelled: Sites, target: Sites, share: Float[np.ndarray, " n"]
+) -> LinearPool:
     """The exact process: candidates and risk as one Gaussian vector, in as many coordinates as it has entries."""
     if len(sites) > EXACT:
         raise ValueError(
@@ -206,36 +219,47 @@ def _by_covariance(fitted: FittedSurface, sites: Sites, here: Sites, target: Sit
             "or fit the surface on a basis: LossSurface.around(..., basis=24), in three dimensions at most."
         )
     candidates, known, goal = (
-        fitted.places(name, each) for name, each in (("candidate", sites), ("labelled", here), ("target", target))
+        fitted.coordinates(name, some)
+        for name, some in (("candidate", sites), ("labelled", labelled), ("target", target))
     )
     if fitted.model.family in LOGARITHMIC:
         share = share * fitted.slope(_kriged(fitted, goal))
     level = fitted.level_sd**2
 
-    def toward(places: np.ndarray) -> np.ndarray:
-        return sum(fitted.covariance(places, goal[w]) @ share[w] for w in _blocks(goal)) + level * share.sum()
+    def with_risk(points: Float[np.ndarray, "n q"]) -> Float[np.ndarray, " n"]:
+        """Prior covariance of the surface at these points with the risk."""
+        parts = (fitted.covariance(points, goal[part]) @ share[part] for part in _blocks(len(goal)))
+        return np.asarray(sum(parts) + level * share.sum())
 
-    within = sum(share[w] @ toward(goal[w]) for w in _blocks(goal))
-    edge = toward(candidates)[:, None]
-    prior = np.block([[fitted.covariance(candidates, candidates) + level, edge], [edge.T, np.atleast_2d(within)]])
-    cross = np.column_stack([fitted.covariance(known, candidates) + level, toward(known)])
+    of_risk = sum(share[part] @ with_risk(goal[part]) for part in _blocks(len(goal)))
+    edge = with_risk(candidates)[:, None]
+    prior = np.block([[fitted.covariance(candidates, candidates) + level, edge], [edge.T, np.atleast_2d(of_risk)]])
+    cross = np.column_stack([fitted.covariance(known, candidates) + level, with_risk(known)])
     noisy = fitted.covariance(known, known) + level + np.eye(len(known)) / fitted.label
     explained = scipy.linalg.solve_triangular(scipy.linalg.cholesky(noisy, lower=True), cross, lower=True)
     root = symmetric_root(prior - explained.T @ explained)
-    return SurfacePool(WrittenRows(root[:-1]), np.eye(len(root)), root[-1], fitted.label)
+    return LinearPool(
+        rows=Dense(root[:-1]),
+        root=np.eye(len(root)),
+        information=np.full(len(sites), fitted.label),
+        target=RootMoment(root[-1][:, None]),
+    )
 
 
-def _kriged(fitted: FittedSurface, places: np.ndarray) -> np.ndarray:
-    """Posterior mean of the exact surface at places."""
-    known = fitted.places("labelled", fitted.data_sites)
+def _kriged(fitted: FittedSurface, points: Float[np.ndarray, "n q"]) -> Float[np.ndarray, " n"]:
+    """Posterior mean of the exact surface at points of the frame."""
+    known = fitted.coordinates("labelled", fitted.data_sites)
     noisy = fitted.covariance(known, known)
     if fitted.model.collapsed:
-        start, spread, noise = fitted.model.center, fitted.level_sd**2, 1 / fitted.label
-        apart = fitted.seen
+        start, spread, noise, residual = fitted.model.center, fitted.level_sd**2, 1 / fitted.label, fitted.data
     else:
         start, spread, noise = float(fitted.parameters["level"]), 0.0, 10 * JITTER * noisy[0, 0]
-        apart = fitted.parameters["surface"] - start
-    pull = scipy.linalg.solve(noisy + spread + noise * np.eye(len(known)), apart, assume_a="pos")
+        residual = fitted.parameters["surface"] - start
+    weights = scipy.linalg.solve(noisy + spread + noise * np.eye(len(known)), residual, assume_a="pos")
     return np.concatenate(
-        [start + (fitted.covariance(places[where], known) + spread) @ pull for where in _blocks(places)]
+        [start + (fitted.covariance(points[part], known) + spread) @ weights for part in _blocks(len(points))]
     )
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    return (slice(start, start + BLOCK) for start in range(0, size, BLOCK))

@@ -2,176 +2,79 @@
 
 from __future__ import annotations
 
-import abc
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
 from tercet.designs.criteria.pools import LinearPool
-from tercet.designs.criteria.roots import gram_root
+from tercet.models._operators import Index, Operator
 
-BLOCK = 4_000
-"""Rows that are written out at once."""
 STEP = 1_000
 """Rows that meet a direction at once: they stay in the cache, and the product below what BLAS splits over threads."""
 
 
-class Rows(abc.ABC):
-    """Rows [m, p]: what the surface at each of m sites is in p coefficients."""
-
-    @abc.abstractmethod
-    def __len__(self) -> int: ...
-
-    @abc.abstractmethod
-    def take(self, index: Any) -> Float[np.ndarray, "b p"]:
-        """The rows at these places (a slice or positions)."""
-
-    @abc.abstractmethod
-    def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
-        """Product of every row with one direction [p]."""
-
-
 @dataclass(frozen=True, eq=False)
-class WrittenRows(Rows):
-    """Rows that are written out."""
-
-    array: Float[np.ndarray, "m p"]
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def take(self, index: Any) -> Float[np.ndarray, "b p"]:
-        """The rows at these places."""
-        return self.array[index]
-
-    def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
-        """Product of every row with one direction."""
-        return self.array @ direction
-
-
-@dataclass(frozen=True, eq=False)
-class ProductRows(Rows):
+class ProductBasis(Operator):
     """Rows scale * (1, phi_1 x ... x phi_q): a product basis kept as its factors, q m b numbers and not m b^q.
 
-    Attributes
+    Parameters
     ----------
-    factors : q arrays [m, b], the functions along each axis
+    bases : q arrays [m, b], the functions along each axis
     scales : array [1 + b^q], prior standard deviations; that of the level first
     """
 
-    factors: tuple[np.ndarray, ...]
-    scales: np.ndarray
+    bases: tuple[Float[np.ndarray, "m b"], ...]
+    scales: Float[np.ndarray, " p"]
 
-    def __len__(self) -> int:
-        return len(self.factors[0])
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.bases[0]), len(self.scales)
 
-    def take(self, index: Any) -> Float[np.ndarray, "b p"]:
-        """The rows at these places, written out."""
-        product = self.factors[0][index]
-        for factor in self.factors[1:]:
-            product = (product[:, :, None] * factor[index][:, None, :]).reshape(len(product), -1)
+    def rows(self, index: Index) -> Float[np.ndarray, "k p"]:
+        product = self.bases[0][index]
+        for basis in self.bases[1:]:
+            product = (product[:, :, None] * basis[index][:, None, :]).reshape(len(product), -1)
         return np.hstack([np.ones((len(product), 1)), product]) * self.scales
 
-    def along(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
+    def take(self, index: Index) -> ProductBasis:
+        return ProductBasis(tuple(basis[index] for basis in self.bases), self.scales)
+
+    def matvec(self, theta: Float[np.ndarray, " p"]) -> Float[np.ndarray, " m"]:
         """Product of every row with one direction, an axis at a time."""
-        weights, values = direction * self.scales, np.empty(len(self))
-        core = weights[1:].reshape(self.factors[0].shape[1], -1)
-        for begin in range(0, len(self), STEP):
-            first, *others = (factor[begin : begin + STEP] for factor in self.factors)
+        weights, values = theta * self.scales, np.empty(len(self))
+        core = weights[1:].reshape(self.bases[0].shape[1], -1)
+        for start in range(0, len(self), STEP):
+            first, *others = (basis[start : start + STEP] for basis in self.bases)
             left = first @ core
-            for factor in others:
-                left = np.einsum("nb,nbk->nk", factor, left.reshape(*factor.shape, -1))
-            values[begin : begin + STEP] = left.sum(axis=1)
-        return weights[0] + values
+            for basis in others:
+                left = np.einsum("nb,nbk->nk", basis, left.reshape(*basis.shape, -1))
+            values[start : start + STEP] = left.sum(axis=1)
+        return np.asarray(weights[0] + values)
 
 
-@dataclass(frozen=True, eq=False)
-class SurfacePool(LinearPool):
-    """m candidate sites; a label at one of them tells of its row d'w, and t'w is the risk at the target sites.
+class PickSds(NamedTuple):
+    """Posterior standard deviations [b] of a batch of sites.
 
     Attributes
     ----------
-    rows : d of each candidate
-    root : R with R R' the posterior covariance of w
-    target : t
-    label : information of one label about d'w
+    surface_sd : of the surface at each pick, before any of them is labelled
+    risk_sd : of the risk, once this pick and those before it are labelled
     """
 
-    rows: Rows
-    root: Float[np.ndarray, "p p"]
-    target: Float[np.ndarray, " p"]
-    label: float
+    surface_sd: Float[np.ndarray, " b"]
+    risk_sd: Float[np.ndarray, " b"]
 
-    def __len__(self) -> int:
-        return len(self.rows)
 
-    def sample(self, index: np.ndarray) -> SurfacePool:
-        """A pool of these candidates alone, in the few coordinates that they and the target span."""
-        spanned = gram_root(np.vstack([self.rows.take(index), self.target]) @ self.root)
-        return SurfacePool(WrittenRows(spanned[:-1]), np.eye(len(spanned)), spanned[-1], self.label)
-
-    @property
-    def covariance(self) -> Float[np.ndarray, "p p"]:
-        """Posterior covariance of w."""
-        return self.root @ self.root.T
-
-    @cached_property
-    def variance(self) -> Float[np.ndarray, " m"]:
-        """Posterior variance of the surface at each candidate."""
-        return self.squared_norms(self.root)
-
-    @property
-    def information(self) -> Float[np.ndarray, " m"]:
-        """Information of one label: the same at every site."""
-        return np.full(len(self), self.label)
-
-    @property
-    def expected_information(self) -> Float[np.ndarray, " m"]:
-        """The same: it does not depend on the surface."""
-        return self.information
-
-    @property
-    def target_root(self) -> Float[np.ndarray, "p 1"]:
-        """The target t itself, S = t t'."""
-        return self.target[:, None]
-
-    def toward(self, direction: np.ndarray) -> Float[np.ndarray, " p"]:
-        """Product S . direction."""
-        return self.target * (self.target @ direction)
-
-    def levels(self, direction: np.ndarray) -> Float[np.ndarray, " m"]:
-        """Product d . direction for every candidate."""
-        return self.rows.along(direction)
-
-    def along(self, levels: np.ndarray, part: slice | np.ndarray = slice(None)) -> Float[np.ndarray, " b"]:
-        """The levels of the candidates of a part."""
-        return levels[part].copy()
-
-    def row(self, index: int) -> Float[np.ndarray, " p"]:
-        """The row of one candidate."""
-        return self.rows.take(slice(index, index + 1))[0]
-
-    def squared_norms(self, root: np.ndarray) -> Float[np.ndarray, " m"]:
-        """Squared norm |root' d|^2 of every candidate, block by block."""
-        if root.shape[1] == 1:
-            return np.square(self.levels(root[:, 0]))
-        norms = np.empty(len(self))
-        for begin in range(0, len(self), BLOCK):
-            whitened = self.rows.take(slice(begin, begin + BLOCK)) @ root
-            norms[begin : begin + BLOCK] = np.einsum("ij,ij->i", whitened, whitened)
-        return norms
-
-    def columns(self, chosen: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
-        """Standard deviations: of the surface at each pick before any, of the risk once this pick has its label too."""
-        if len(chosen) == 0:
-            return {"surface_sd": np.empty(0), "risk_sd": np.empty(0)}
-        rows, risk = self.rows.take(chosen) @ self.root, self.target @ self.root
-        # Cholesky by rows conditions on the picks one after the other: what each takes off the risk's variance.
-        factor = scipy.linalg.cholesky(rows @ rows.T + np.eye(len(rows)) / self.label, lower=True)
-        taken = np.square(scipy.linalg.solve_triangular(factor, rows @ risk, lower=True))
-        left = np.maximum(risk @ risk - np.cumsum(taken), 0.0)
-        return {"surface_sd": np.sqrt(np.square(rows).sum(axis=1)), "risk_sd": np.sqrt(left)}
+def pick_sds(pool: LinearPool, chosen: np.ndarray) -> PickSds:
+    """Standard deviations of the surface and of the risk, whose row is the root of the pool's target."""
+    if len(chosen) == 0:
+        return PickSds(np.empty(0), np.empty(0))
+    rows, risk = pool.rows.rows(chosen) @ pool.root, pool.target.root[:, 0] @ pool.root
+    # Cholesky by rows conditions on the picks one after the other: what each takes off the risk's variance.
+    factor = scipy.linalg.cholesky(rows @ rows.T + np.diag(1.0 / pool.information[chosen]), lower=True)
+    removed = np.square(scipy.linalg.solve_triangular(factor, rows @ risk, lower=True))
+    left = np.maximum(risk @ risk - np.cumsum(removed), 0.0)
+    return PickSds(np.sqrt(np.square(rows).sum(axis=1)), np.sqrt(left))

@@ -1,36 +1,42 @@
-"""What a posterior remembers of its fit: the model, its data, the names of its dimensions."""
+"""What a posterior keeps of its fit: the model, its data, the names of its dimensions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+import inspect
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tercet.models.items.items import Items
+from tercet.inference.posteriors.problem import Problem
+from tercet.inference.posteriors.sites import Model
+from tercet.models._pytree import Container
 from tercet.models.items.projection import FeatureMap
-from tercet.models.preferences.comparisons import Comparisons
-
-if TYPE_CHECKING:
-    from tercet.inference.posteriors.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Model and data of a fit; `args` is None for a posterior that was loaded without its data."""
+    """Model and data of a fit.
 
-    model: Callable[..., Any] | None
-    args: tuple[Any, ...] | None
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    Parameters
+    ----------
+    model : NumPyro model; None where a posterior was loaded without it
+    args, kwargs : its data; `args` is None where a posterior was loaded without them
+    x64 : whether the fit was computed in 64 bit whatever JAX is set to
+    saved_coords : names along the plates, of a posterior that was loaded
+    saved_projection : of the items of the fit, of a posterior that was loaded
+    """
+
+    model: Model | None
+    args: tuple[object, ...] | None
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     x64: bool | None = None
-    saved_coords: dict[str, list[Hashable]] = field(default_factory=dict)
+    saved_coords: Mapping[str, list[Hashable]] = field(default_factory=dict)
     saved_projection: FeatureMap | None = None
 
     @cached_property
     def problem(self) -> Problem:
         """The model with its data as functions (built on first use: tracing takes a second)."""
-        from tercet.inference.posteriors.problem import Problem
-
         if self.model is None or self.args is None:
             missing = "model" if self.model is None else "data"
             raise ValueError(
@@ -39,28 +45,32 @@ class Context:
             )
         return Problem(self.model, self.args, self.kwargs, x64=self.x64)
 
-    def _containers(self) -> Iterator[Any]:
-        yield from self.args or ()
-        yield from self.kwargs.values()
+    def argument(self, name: str) -> Any:
+        """The argument of this name that the model was called with; None where it has none or was loaded without."""
+        if self.model is None or self.args is None:
+            return None
+        try:
+            bound = inspect.signature(self.model).bind_partial(*self.args, **self.kwargs)
+        except TypeError:
+            return None
+        return bound.arguments.get(name)
 
-    @property
-    def comparisons(self) -> Comparisons | None:
-        """The answers of the fit, where there are any and they are at hand."""
-        return next((value for value in self._containers() if isinstance(value, Comparisons)), None)
+    def containers(self) -> Iterator[Container]:
+        """The containers of data among the arguments."""
+        for value in (*(self.args or ()), *self.kwargs.values()):
+            if isinstance(value, Container):
+                yield value
 
     @property
     def coords(self) -> dict[str, list[Hashable]]:
         """Names along plates: item ids, annotator ids."""
-        found: dict[str, list[Hashable]] = dict(self.saved_coords)
-        for value in self._containers():
-            if isinstance(value, Items):
-                found["item"] = list(value.names)
-            if isinstance(value, Comparisons) and value.annotator_ids is not None:
-                found["annotator"] = list(value.annotator_ids)
-        return found
+        names: dict[str, list[Hashable]] = dict(self.saved_coords)
+        for container in self.containers():
+            names.update(container.coords)
+        return names
 
     @property
     def projection(self) -> FeatureMap | None:
-        """How raw embeddings became the features of the items, if they did."""
-        fitted = [v.projection for v in self._containers() if isinstance(v, Items) and v.projection]
-        return fitted[0] if fitted else self.saved_projection
+        """The map from raw embeddings to the features of the items of the fit, where there is one."""
+        fitted = (getattr(container, "projection", None) for container in self.containers())
+        return next((projection for projection in fitted if projection), self.saved_projection)

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from tercet.inference.preferences.rewards import in_features_of
+from tercet.inference.preferences.reward_view import in_features_of
 from tercet.models.items.items import Items
-from tercet.models.items.projection import FeatureMap, blocks_of
+from tercet.models.items.projection import FeatureMap
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.pointwise import wins_and_losses
 
@@ -34,7 +34,7 @@ class PointwiseReward:
     def __call__(self, items: Items | ArrayLike) -> Float[np.ndarray, " n"]:
         """Log odds of the class of winners [n]: rewards up to an order-preserving map, not logits of winning."""
         known = in_features_of(self.projection, items if isinstance(items, Items) else Items(items))
-        return np.concatenate([self._log_odds(block) for _, block in blocks_of(known.features)])
+        return np.concatenate([self._log_odds(block) for _, block in known.operator.blocks()])
 
     def _log_odds(self, features: np.ndarray) -> np.ndarray:
         if hasattr(self.classifier, "decision_function"):

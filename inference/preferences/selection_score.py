@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from tercet.inference.posteriors.posterior import Posterior, SampledPosterior
-from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
+from tercet.inference.posteriors.posterior import Posterior
+from tercet.inference.posteriors.sampled import SampledPosterior
+from tercet.inference.preferences.reward_view import on
 from tercet.models._inputs import as_generator
 from tercet.models.items.items import Items
 
@@ -57,8 +58,8 @@ def selection_score(
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}.")
     if not k >= 0 or draws < 1:
         raise ValueError(f"k must not be negative and draws at least 1, got k={k} and draws={draws}.")
-    known = as_items(posterior, items)
-    rewards = reward_gaussian(posterior, known)
+    view = on(posterior, items)
+    known, rewards = view.items, view.gaussian
     if rule == "mean":
         return rewards.mean
     if rule == "lower bound":
@@ -66,7 +67,7 @@ def selection_score(
         return rewards.mean - k * np.sqrt(np.einsum("ij,ij->i", apart, apart))
     if isinstance(posterior, SampledPosterior):
         count = int(posterior.diagnostics["members"]) if posterior.kind == "ensemble" else draws
-        sample = np.asarray(comparison_model(posterior).head.rewards(posterior.draws(count, key), known)).T
+        sample = view.rewards(posterior.draws(count, key)).T
     else:
         noise = as_generator(key).standard_normal((rewards.root.shape[1], draws))
         sample = rewards.mean[:, None] + rewards.whitened @ noise

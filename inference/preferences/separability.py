@@ -11,7 +11,6 @@ import scipy.sparse.csgraph
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
-from tercet.models.preferences.heads import AbilityHead
 
 CERTAIN = 3.1e-7  # probability of an outcome at which a flat fit counts as run away
 
@@ -24,7 +23,7 @@ def _components(n: int, first: np.ndarray, second: np.ndarray, strong: bool) -> 
 
 def check_connected(model: ComparisonModel, items: Items, comparisons: Comparisons) -> None:
     """Raise where abilities without a prior are undetermined because the comparison graph falls apart."""
-    if not isinstance(model.head, AbilityHead):
+    if not model.head.per_item:
         return
     count, label = _components(len(items), comparisons.first, comparisons.second, strong=False)
     if count > 1:
@@ -47,7 +46,7 @@ def warn_if_separable(model: ComparisonModel, largest_logit: float, items: Items
     ----------
     Ford (1957), American Mathematical Monthly 64; Albert and Anderson (1984), Biometrika 71.
     """
-    if isinstance(model.head, AbilityHead):
+    if model.head.per_item:
         y = comparisons.outcome
         winner = np.concatenate([comparisons.first[y > 0], comparisons.second[y < 1]])
         loser = np.concatenate([comparisons.second[y > 0], comparisons.first[y < 1]])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +16,8 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 from tqdm import tqdm
 
-from tercet.inference.posteriors.problem import log_prob, prior_draw
+from tercet.inference.posteriors.options import TrainingOptions
+from tercet.inference.posteriors.sites import log_prob, prior_draw
 from tercet.models._inputs import as_generator, as_jax, as_key
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
@@ -30,32 +30,6 @@ STEPS = 16  # minibatches handed over at once
 LEAST_STEPS = 20  # between two looks at the held-out comparisons
 SETTLED = 2e-4  # nats of held-out log loss that count as no better
 EVALUATED = 4096  # held-out comparisons scored at once
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How networks are trained: Adam on minibatches of comparisons until held-out answers are predicted no better.
-
-    Parameters
-    ----------
-    learning_rate : of Adam
-    batch : comparisons a step
-    rounds : at most; a round is a pass over the comparisons, or 20 steps where that is more
-    patience : rounds without a better held-out log loss after which training stops; the best round is kept
-    held_out : share of the comparisons held out for this
-    """
-
-    learning_rate: float = 1e-3
-    batch: int = 128
-    rounds: int = 300
-    patience: int = 10
-    held_out: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not self.learning_rate > 0 or self.batch < 1 or self.rounds < 1 or self.patience < 1:
-            raise ValueError(f"learning_rate, batch, rounds and patience must be positive, got {self}.")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must be a share between 0 and 1, got {self.held_out}.")
 
 
 class Training(NamedTuple):

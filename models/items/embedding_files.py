@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Opened = tuple[tuple[int, ...], Any]
+Fetch = Callable[[Any], np.ndarray]
+"""From increasing rows of the storage (a slice, or an int array) to numbers [k, d]."""
+Opened = tuple[tuple[int, ...], Fetch]
+"""Shape of the storage, and how its rows are read."""
+
+
+def rows_of(array: Any) -> Fetch:
+    """Rows of an array of two or three dimensions; of three, the first two are flattened."""
+    if len(array.shape) != 3:
+        return lambda rows: array[rows]
+    second = array.shape[1]
+
+    def fetch(rows: Any) -> np.ndarray:
+        index = _positions(rows)
+        return np.asarray(array[index // second, index % second])
+
+    return fetch
 
 
 def open_npy(path: Path, name: str | None) -> Opened:
     """A .npy file, mapped."""
-    from tercet.models.items.embeddings import rows_of
-
     if name is not None:
         raise ValueError(f"a .npy file holds one array; name={name!r} is for safetensors and parquet.")
     try:
@@ -41,15 +56,15 @@ def open_safetensors(path: Path, name: str | None) -> Opened:
     shape = tuple(tensor.get_shape())
 
     def fetch(rows: Any) -> np.ndarray:
-        index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        index = _positions(rows)
         if len(shape) == 2:
             return np.concatenate([tensor[a:b] for a, b in _runs(index)])
         out = np.empty((len(index), shape[2]), np.float64 if tensor.get_dtype() == "F64" else np.float32)
         outer = index // shape[1]
-        for one in np.unique(outer):
-            mine = outer == one
+        for block in np.unique(outer):
+            mine = outer == block
             inner = index[mine] % shape[1]
-            out[mine] = np.concatenate([tensor[int(one) : int(one) + 1, a:b][0] for a, b in _runs(inner)])
+            out[mine] = np.concatenate([tensor[int(block) : int(block) + 1, a:b][0] for a, b in _runs(inner)])
         return out
 
     return shape, fetch
@@ -82,7 +97,7 @@ def open_parquet(path: Path, name: str | None) -> Opened:
     width = group(0).shape[1]
 
     def fetch(rows: Any) -> np.ndarray:
-        index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        index = _positions(rows)
         which = np.searchsorted(ends, index, side="right")
         starts = np.r_[0, ends[:-1]]
         return np.concatenate([group(int(k))[index[which == k] - starts[k]] for k in np.unique(which)])
@@ -100,6 +115,10 @@ def open_dataset(dataset: Any, name: str | None) -> Opened:
     if len(width) != 1:
         raise ValueError(f"column {column!r} must hold a vector a row, got shape {width} in the first.")
     return (len(rows), int(width[0])), lambda index: np.asarray(rows[index][column])
+
+
+def _positions(rows: Any) -> np.ndarray:
+    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else np.asarray(rows)
 
 
 def _is_fixed(pyarrow: Any, kind: Any) -> bool:

@@ -10,23 +10,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_floats, as_ids, same_length
-from tercet.models._pytree import pytree
-from tercet.models.items.dask_features import is_dask, open_dask
-from tercet.models.items.embeddings import Embeddings, map_features
-from tercet.models.items.projection import FeatureMap, Projection, fit_projection
+from tercet.models._pytree import Container, pytree
+from tercet.models.items.chunked import is_dask, open_dask
+from tercet.models.items.features import Features, InMemory
+from tercet.models.items.projection import FeatureMap
 
 
 @pytree("ids")
 @dataclass(frozen=True)
-class Items:
+class Items(Container):
     """What is compared: one row of features an item.
 
     Parameters
     ----------
-    features : array [n, d], Dask array [n, d], or Embeddings
+    features : array [n, d], Dask array [n, d], or Features
         Frozen embeddings or any covariates, without missing values. Half precision becomes single. What is too large
-        for memory stays on disk (`open_embeddings`) or in its Dask array, and becomes Embeddings: read block by block
-        when it is needed, checked when it is read.
+        for memory stays on disk (`open_embeddings`) or in its Dask array, as Features that are read block by block
+        when they are needed, and checked when they are read.
     ids : sequence of n unique names, optional
         Become the coordinates of ArviZ output and the rows of tables.
     prompt : int or str array [n], optional
@@ -43,25 +43,24 @@ class Items:
     (3, ('a', 'b', 'c'))
     """
 
-    features: np.ndarray | Embeddings
+    features: np.ndarray | Features
     ids: tuple[Hashable, ...] | None = None
     prompt: np.ndarray | None = None
     projection: FeatureMap | None = None
 
     def __init__(
         self,
-        features: ArrayLike | Embeddings,
+        features: ArrayLike | Features,
         ids: Sequence[Hashable] | None = None,
         prompt: ArrayLike | None = None,
         projection: FeatureMap | None = None,
     ) -> None:
-        streamed = open_dask(features) if is_dask(features) else features
-        array = streamed if isinstance(streamed, Embeddings) else as_floats("features", streamed, 2)
-        prompt = array.prompt if prompt is None and isinstance(array, Embeddings) else prompt
+        known = _as_features(features)
+        prompt = known.prompt if prompt is None else prompt
         codes = None if prompt is None else np.unique(np.asarray(prompt), return_inverse=True)[1].reshape(-1)
-        same_length(features=array, prompt=codes)
-        object.__setattr__(self, "features", array)
-        object.__setattr__(self, "ids", as_ids("ids", ids, len(array)))
+        same_length(features=known, prompt=codes)
+        object.__setattr__(self, "features", known.public)
+        object.__setattr__(self, "ids", as_ids("ids", ids, len(known)))
         object.__setattr__(self, "prompt", codes)
         object.__setattr__(self, "projection", projection)
 
@@ -87,11 +86,21 @@ class Items:
         """The ids, or positions 0..n-1 where none were given."""
         return tuple(range(len(self))) if self.ids is None else self.ids
 
+    @property
+    def coords(self) -> dict[str, list[Hashable]]:
+        """The names along plate `item`."""
+        return {"item": list(self.names)}
+
+    @property
+    def operator(self) -> Features:
+        """The features as an operator, wherever they are: their products, moments and blocks."""
+        return self.features if isinstance(self.features, Features) else InMemory(self.features)
+
     def take(self, positions: ArrayLike) -> Items:
         """The items at these positions (int or boolean array), with ids, prompts and projection."""
         index = np.arange(len(self))[np.asarray(positions)]
         return Items(
-            self.features.take(index) if isinstance(self.features, Embeddings) else self.features[index],
+            self.operator.take(index),
             ids=None if self.ids is None else [self.ids[i] for i in index],
             prompt=None if self.prompt is None else self.prompt[index],
             projection=self.projection,
@@ -100,52 +109,23 @@ class Items:
     def loaded(self, positions: ArrayLike) -> Items:
         """The items at these positions with their features in memory, read where they were not."""
         taken = self.take(positions)
-        return replace_features(taken, taken.features[:], self.projection)
+        return Items(taken.features[:], taken.ids, taken.prompt, self.projection)
+
+    def mapped(self, feature_map: FeatureMap, projection: FeatureMap | None) -> Items:
+        """The same items with features after this map; `projection` says how raw embeddings become them."""
+        return Items(self.operator.mapped(feature_map), self.ids, self.prompt, projection)
 
 
-def project(items: Items, components: int | Projection | None) -> Items:
-    """Project features on principal components with one common scale, or only centre and scale them (None).
-
-    z = (x - center) V / s, with V the leading right singular vectors of the centred features and s the root
-    mean variance of the components, so that the spread of one component against another is kept. The
-    projection travels with the items and with every posterior fitted on them: raw embeddings given to
-    `tercet.inference.reward` are projected in the same way.
-
-    Parameters
-    ----------
-    items : Items
-        Raw features [n, d].
-    components : int, Projection or None
-        Number of components k <= min(n, d), or a projection fitted elsewhere; None keeps all d features, z = (x -
-        center) / s.
-
-    Returns
-    -------
-    Items
-        Features [n, k].
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from tercet.models import Items, project
-    >>> items = project(Items(np.random.default_rng(0).normal(size=(50, 8))), 3)
-    >>> items.features.shape, round(float(items.features.var(0).mean()), 6)
-    ((50, 3), 1.0)
-    """
-    if items.projection is not None:
-        raise ValueError("these items are projected already; project the raw items instead.")
-    fitted = components if isinstance(components, Projection) else fit_projection(items.features, components)
-    return replace_features(items, map_features(items.features, fitted), fitted)
-
-
-def replace_features(items: Items, features: np.ndarray | Embeddings, projection: FeatureMap | None) -> Items:
-    """The same items (ids, prompts) with other features."""
-    return Items(features, ids=items.ids, prompt=items.prompt, projection=projection)
+def _as_features(values: ArrayLike | Features) -> Features:
+    if is_dask(values):
+        return open_dask(values)
+    given = values.public if isinstance(values, Features) else values
+    return given if isinstance(given, Features) else InMemory(as_floats("features", given, 2))
 
 
 def check_in_memory(items: Items) -> None:
     """Raise where features are on disk, or in a Dask array, and a NumPyro model wants all of them at once."""
-    if isinstance(items.features, Embeddings):
+    if not items.operator.in_memory:
         raise ValueError(
             f"these {len(items):,} items have their features on disk (or in a Dask array): they are read by laplace "
             "(linear heads, and networks), ensemble, reward, reward_difference, win_probability and select_pairs. For "

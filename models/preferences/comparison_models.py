@@ -12,9 +12,10 @@ Each is a frozen object that *is* a NumPyro model, `model(items, comparisons)`, 
 
 from __future__ import annotations
 
-import abc
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import jax
@@ -22,15 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.handlers import scale
+from jaxtyping import Float
+from numpyro.handlers import scale, substitute
 
 from tercet.models._inputs import as_jax, is_concrete
+from tercet.models._storable import Storable
 from tercet.models.items.items import Items, check_in_memory
 from tercet.models.preferences.comparisons import Comparisons, check_compared
-from tercet.models.preferences.distributions import BernoulliProbit, SoftBernoulliLogits
-from tercet.models.preferences.heads import AbilityHead, Head, LinearHead, LinearInParameters
-from tercet.models.preferences.linear_form import LinearForm, design_rows, merge_repeats
+from tercet.models.preferences.differences import Differences, order_covariate
+from tercet.models.preferences.distributions import SoftBernoulli
+from tercet.models.preferences.heads import Head, LinearHead, LinearInParameters, ScaledHead
+from tercet.models.preferences.linear_form import LinearForm, merge_repeats
 from tercet.models.preferences.links import Link, Logistic, Probit
+from tercet.models.preferences.whitened import whitened_model
 
 ORDER_SD = 1.0
 """Prior sd of the order effect, in logits."""
@@ -39,13 +44,17 @@ AnyModel = TypeVar("AnyModel", bound="ComparisonModel")  # not typing.Self: bear
 
 
 @dataclass(frozen=True)
-class ComparisonModel(abc.ABC):
+class ComparisonModel(Storable):
     """Outcome of a comparison given the reward difference r = r(first) - r(second).
+
+    A model of your own is a frozen dataclass with a `link` (a class attribute), or with its own `answer`, the
+    distribution of K answers, and `encode`, the outcome as this distribution takes it: whatever else is asked of a
+    model follows from either. What follows can be overridden by closed forms.
 
     Parameters
     ----------
     head : Head
-        `LinearHead()` (default), `AbilityHead()` or `MLPHead()`.
+        `LinearHead()` (default), `AbilityHead()`, `MLPHead()`, or a head of your own.
     order_effect : bool
         Add an effect of being shown first, Normal(0, 1), to the logit.
     annotators : bool
@@ -62,12 +71,28 @@ class ComparisonModel(abc.ABC):
 
     @property
     def prior_sd(self) -> float | None:
-        """The prior scale of the head (None: learned)."""
-        return self.head.prior_sd
+        """The prior scale of the head; None: learned, NaN: the head has no such scale."""
+        return self.head.prior_sd if isinstance(self.head, ScaledHead) else math.nan
 
     def with_prior_sd(self: AnyModel, prior_sd: float | None) -> AnyModel:
         """The same model with another prior scale."""
+        if not isinstance(self.head, ScaledHead):
+            raise ValueError(f"{type(self.head).__name__} has no prior scale; derive it from tercet.models.ScaledHead.")
         return replace(self, head=self.head.with_prior_sd(prior_sd))
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """Sites, one number each, that the covariates of a comparison are multiplied by."""
+        return ("order_effect",) if self.order_effect else ()
+
+    def covariates(self, size: int) -> Float[np.ndarray, "m c"] | None:
+        """Covariates of `size` comparisons, a column for each of `effects`; None without any."""
+        return order_covariate(size) if self.order_effect else None
+
+    def design(self, items: Items, comparisons: Comparisons) -> Differences:
+        """D [m, p + c], of which the logits are D theta: the head's features differenced, then covariates."""
+        covariates = self.covariates(len(comparisons))
+        return Differences(self._linear_head().features(items), comparisons.first, comparisons.second, covariates)
 
     def __call__(self, items: Any, comparisons: Any) -> None:
         """The NumPyro model."""
@@ -96,29 +121,45 @@ class ComparisonModel(abc.ABC):
         if self.annotators and comparisons.annotator is None:
             raise ValueError("annotators=True needs Comparisons(..., annotator=...), one entry a comparison.")
 
-    @abc.abstractmethod
     def answer(self, logit: Any) -> Any:
         """The distribution of the outcome given the logit (may sample sites of its own)."""
+        if self.link is None:
+            raise NotImplementedError(f"{type(self).__name__} needs a link, or an answer(logit) of its own.")
+        return SoftBernoulli(logit, self.link)
 
-    @abc.abstractmethod
-    def expected_outcome(self, logit: Any, sites: dict[str, Any]) -> Any:
-        """E[outcome | logit]: the probability that the first is preferred, ties counted as half."""
-
-    @abc.abstractmethod
-    def information(self, logit: Any, sites: dict[str, Any]) -> Any:
-        """Fisher information of one answer about its logit."""
-
-    def probabilities(self, logit: Any, sites: dict[str, Any]) -> np.ndarray:
+    def probabilities(self, logit: Any, sites: Mapping[str, Any]) -> np.ndarray:
         """Probability [..., K] of each answer given the logit [...], the worst for the first item before the best.
 
-        Here K = 2: P(second preferred), P(first preferred).
+        With a link K = 2: P(second preferred), P(first preferred); otherwise those of the distribution of `answer`.
         """
         if self.link is None:
-            raise NotImplementedError(f"{type(self).__name__} has no link and says nothing of its answers.")
-        return np.stack([self.link.probability(-np.asarray(logit)), self.link.probability(np.asarray(logit))], axis=-1)
+            return self._in_numpy(_answers, logit, sites)
+        logit = np.asarray(logit)
+        return np.stack([self.link.probability(-logit), self.link.probability(logit)], axis=-1)
+
+    def expected_outcome(self, logit: Any, sites: Mapping[str, Any]) -> Any:
+        """E[outcome | logit]: the probability that the first is preferred, ties counted as half."""
+        if self.link is not None:
+            return self.link.probability(logit)
+        p = self.probabilities(logit, sites)
+        return p @ np.linspace(0.0, 1.0, p.shape[-1])
+
+    def information(self, logit: Any, sites: Mapping[str, Any]) -> Any:
+        """Fisher information of one answer about its logit: sum_k (dp_k / dr)^2 / p_k."""
+        if self.link is not None:
+            return self.link.information(logit)
+
+        return self._in_numpy(_answer_information, logit, sites)
+
+    def _in_numpy(self, function: Callable[..., Any], logit: Any, sites: Mapping[str, Any]) -> np.ndarray:
+        """function(answer as a function of the logit, logit), computed by JAX in 64 bit."""
+        with jax.enable_x64(True):
+            known = {name: np.asarray(value, np.float64) for name, value in sites.items()}
+            answer = substitute(self.answer, data=as_jax(known))
+            return np.asarray(function(answer, as_jax(np.asarray(logit, np.float64))))
 
     def encode(self, outcome: Any) -> Any:
-        """The outcome as the likelihood wants it."""
+        """The outcome as the distribution of `answer` takes it."""
         return outcome
 
     @property
@@ -127,7 +168,7 @@ class ComparisonModel(abc.ABC):
         return self.link is not None and not self.annotators and isinstance(self.head, LinearInParameters)
 
     def linear_form(self, items: Any, comparisons: Any) -> LinearForm:
-        """The design operator, the link and the Gaussian prior, for the exact Newton route."""
+        """The design matrix, the link and the Gaussian prior, for the exact Newton route."""
         if not self.has_linear_form or self.prior_sd is None:
             raise ValueError(
                 "a linear form needs a head linear in its parameters, a link, no annotators, and a prior scale that is "
@@ -135,29 +176,38 @@ class ComparisonModel(abc.ABC):
             )
         self.check(items, comparisons)
         assert self.link is not None
-        assert isinstance(self.head, LinearInParameters)
-        sd = self.prior_sd * self.head.unit(items)
-        precision = np.full(self.head.size(items), 0.0 if math.isinf(sd) else sd**-2)
-        if self.order_effect:
-            precision = np.append(precision, ORDER_SD**-2)
-        features = None if isinstance(self.head, AbilityHead) else items.features
+        head = self._linear_head()
+        sd, size = self.prior_sd * head.unit(items), head.size(items)
+        of_head = np.full(size, 0.0 if math.isinf(sd) else sd**-2)
         first, second, outcome, weight = merge_repeats(
             comparisons.first,
             comparisons.second,
-            comparisons.outcome,
-            comparisons.weights,
-            len(items),
-            self.order_effect,
+            outcome=comparisons.outcome,
+            weight=comparisons.weights,
+            n_items=len(items),
+            ordered=self.order_effect,
         )
         return LinearForm(
-            rows=design_rows(features, len(items), first, second, self.order_effect),
+            rows=Differences(head.features(items), first, second, self.covariates(len(first))).compact(),
             link=self.link,
             outcome=outcome,
             weight=weight,
-            prior_precision=precision,
-            gauge=len(items) if features is None and math.isinf(sd) else 0,
-            layout=((self.head.site, self.head.size(items)),) + ((("order_effect", 0),) * self.order_effect),
+            prior_precision=np.append(of_head, np.full(len(self.effects), ORDER_SD**-2)),
+            gauge=size if head.per_item and math.isinf(sd) else 0,
+            layout=((head.site, size), *((name, 0) for name in self.effects)),
         )
+
+    def _linear_head(self) -> LinearInParameters:
+        if not isinstance(self.head, LinearInParameters):
+            raise ValueError(f"{type(self.head).__name__} is not linear in its parameters.")
+        return self.head
+
+    def whitened(
+        self, center: np.ndarray, root: np.ndarray, items: Any, comparisons: Any
+    ) -> tuple[Callable[..., None], dict[str, Any]]:
+        """The same posterior as a NumPyro model of u, theta = center + root u, and the data of that model."""
+        check_in_memory(items)
+        return whitened_model(self.answer, self.linear_form(items, comparisons), center, root)
 
     def _precision(self, comparisons: Comparisons) -> Any:
         assert comparisons.annotator_ids is not None
@@ -172,6 +222,10 @@ class ComparisonModel(abc.ABC):
 @dataclass(frozen=True)
 class BradleyTerry(ComparisonModel):
     """P(first preferred) = 1 / (1 + exp(-r)); soft outcomes and ties (0.5) enter as fractions of an answer.
+
+    Parameters
+    ----------
+    head, order_effect, annotators : see `ComparisonModel`
 
     References
     ----------
@@ -190,19 +244,14 @@ class BradleyTerry(ComparisonModel):
 
     link = Logistic()
 
-    def answer(self, logit: Any) -> Any:
-        return SoftBernoulliLogits(logit)
-
-    def expected_outcome(self, logit: Any, sites: dict[str, Any]) -> Any:
-        return Logistic().probability(logit)
-
-    def information(self, logit: Any, sites: dict[str, Any]) -> Any:
-        return Logistic().information(logit)
-
 
 @dataclass(frozen=True)
 class Thurstone(ComparisonModel):
     """P(first preferred) = Phi(r): case V, the unit being the sd of the noise of a difference.
+
+    Parameters
+    ----------
+    head, order_effect, annotators : see `ComparisonModel`
 
     References
     ----------
@@ -211,15 +260,6 @@ class Thurstone(ComparisonModel):
 
     link = Probit()
 
-    def answer(self, logit: Any) -> Any:
-        return BernoulliProbit(logit)
-
-    def expected_outcome(self, logit: Any, sites: dict[str, Any]) -> Any:
-        return Probit().probability(logit)
-
-    def information(self, logit: Any, sites: dict[str, Any]) -> Any:
-        return Probit().information(logit)
-
 
 @dataclass(frozen=True)
 class Davidson(ComparisonModel):
@@ -227,6 +267,10 @@ class Davidson(ComparisonModel):
 
     Outcomes must be 0, 0.5 or 1. nu is the site `tie_strength`, LogNormal(0, 1): two equal items tie with probability
     nu / (2 + nu). The Fisher information of r is ((1 - p_tie) - (p_first - p_second)^2) / 4.
+
+    Parameters
+    ----------
+    head, order_effect, annotators : see `ComparisonModel`
 
     References
     ----------
@@ -249,19 +293,26 @@ class Davidson(ComparisonModel):
     def encode(self, outcome: Any) -> Any:
         return (2 * outcome).astype(int)
 
-    def expected_outcome(self, logit: Any, sites: dict[str, Any]) -> Any:
-        _, tie, first = np.moveaxis(self.probabilities(logit, sites), -1, 0)
-        return first + 0.5 * tie
-
-    def information(self, logit: Any, sites: dict[str, Any]) -> Any:
+    def information(self, logit: Any, sites: Mapping[str, Any]) -> Any:
         second, tie, first = np.moveaxis(self.probabilities(logit, sites), -1, 0)
         return 0.25 * ((1.0 - tie) - np.square(first - second))
 
-    def probabilities(self, logit: Any, sites: dict[str, Any]) -> np.ndarray:
+    def probabilities(self, logit: Any, sites: Mapping[str, Any]) -> np.ndarray:
         """P(second), P(tie), P(first) [..., 3]."""
         logits = _davidson_logits(np.asarray(logit), np.asarray(sites["tie_strength"]), np)
         odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return odds / odds.sum(axis=-1, keepdims=True)
+
+
+def _answers(answer: Callable[[Any], Any], logit: Any) -> Any:
+    """Probability [..., K] of each answer."""
+    outcome = answer(logit)
+    return jnp.moveaxis(jnp.exp(outcome.log_prob(outcome.enumerate_support(expand=False))), 0, -1)
+
+
+def _answer_information(answer: Callable[[Any], Any], logit: Any) -> Any:
+    p, slope = jax.jvp(partial(_answers, answer), (logit,), (jnp.ones_like(logit),))
+    return jnp.sum(jnp.square(slope) / jnp.maximum(p, 1e-300), axis=-1)
 
 
 def _davidson_logits(logit: Any, tie: Any, library: Any) -> Any:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_floats, as_ids, as_indices, check_distinct, check_range, is_concrete, same_length
-from tercet.models._pytree import pytree
+from tercet.models._pytree import Container, pytree
 from tercet.models.items.items import Items
 
 
 @pytree("annotator_ids")
 @dataclass(frozen=True)
-class Comparisons:
+class Comparisons(Container):
     """Answered comparisons of two items; outcome 1 means that the first is preferred.
 
     Parameters
@@ -122,6 +122,11 @@ class Comparisons:
     def pairs(self) -> np.ndarray:
         """Int array [m, 2] of first and second."""
         return np.stack([self.first, self.second], axis=1)
+
+    @property
+    def coords(self) -> dict[str, list[Hashable]]:
+        """The names along plate `annotator`, where there are annotators."""
+        return {} if self.annotator_ids is None else {"annotator": list(self.annotator_ids)}
 
     def swap(self) -> Comparisons:
         """The same answers with first and second exchanged: a comparison means the same either way."""

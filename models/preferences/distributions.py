@@ -1,4 +1,4 @@
-"""Observation distributions that NumPyro lacks: soft outcomes in [0, 1] under a logistic or a probit link."""
+"""The distribution of an answer that may be soft, in [0, 1], under any link; NumPyro has none."""
 
 from __future__ import annotations
 
@@ -6,33 +6,51 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import log_ndtr
 from numpyro.distributions import Distribution, constraints
 from numpyro.util import is_prng_key
 
+from tercet.models.preferences.links import Link
 
-class _SoftBernoulli(Distribution):
-    """log p(y) = y log F(logit) + (1 - y) log F(-logit) for y in [0, 1]; samples are 0 or 1."""
+
+class SoftBernoulli(Distribution):
+    """Log p(y) = y log F(r) + (1 - y) log F(-r) for y in [0, 1]; samples are 0 or 1.
+
+    Parameters
+    ----------
+    logits : array, r
+    link : Link, F
+    """
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012  (NumPyro's own convention)
     support = constraints.unit_interval
+    pytree_aux_fields = ("link",)
 
-    def __init__(self, logits: Any, *, validate_args: bool | None = None) -> None:
-        self.logits = jnp.asarray(logits)
+    def __init__(self, logits: Any, link: Link, *, validate_args: bool | None = None) -> None:
+        self.logits, self.link = jnp.asarray(logits), link
         super().__init__(batch_shape=jnp.shape(self.logits), validate_args=validate_args)
-
-    def _log_probability(self, logits: Any) -> Any:
-        raise NotImplementedError
 
     @property
     def mean(self) -> Any:
         """P(y = 1)."""
-        return jnp.exp(self._log_probability(self.logits))
+        return jnp.exp(self.link.log_probability(self.logits))
 
     @property
     def variance(self) -> Any:
         """Variance of a sampled answer."""
-        return jnp.exp(self._log_probability(self.logits) + self._log_probability(-self.logits))
+        return jnp.exp(self.link.log_probability(self.logits) + self.link.log_probability(-self.logits))
+
+    def fisher_information(self) -> tuple[Any, Any]:
+        """The logits [..., 1], and the Fisher information [..., 1, 1] of an answer about them."""
+        return self.logits[..., None], (self._slope(self.logits) * self._slope(-self.logits))[..., None, None]
+
+    def _slope(self, r: Any) -> Any:
+        """Derivative of log F; F'(r) = F(r) (log F)'(r) = F(-r) (log F)'(-r), as F(-r) = 1 - F(r)."""
+        return jax.jvp(self.link.log_probability, (r,), (jnp.ones_like(r),))[1]
+
+    def enumerate_support(self, expand: bool = True) -> Any:
+        """The answers 0 and 1 [2, ...]."""
+        values = jnp.arange(2.0).reshape((2,) + (1,) * len(self.batch_shape))
+        return jnp.broadcast_to(values, (2, *self.batch_shape)) if expand else values
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
         """Draw answers 0 or 1."""
@@ -42,19 +60,4 @@ class _SoftBernoulli(Distribution):
 
     def log_prob(self, value: Any) -> Any:
         """Log likelihood of a soft outcome."""
-        yes, no = self._log_probability(self.logits), self._log_probability(-self.logits)
-        return value * yes + (1.0 - value) * no
-
-
-class SoftBernoulliLogits(_SoftBernoulli):
-    """Logistic link, F(r) = 1 / (1 + exp(-r))."""
-
-    def _log_probability(self, logits: Any) -> Any:
-        return jax.nn.log_sigmoid(logits)
-
-
-class BernoulliProbit(_SoftBernoulli):
-    """Probit link, F(r) = Phi(r), through log Phi so that both tails stay finite."""
-
-    def _log_probability(self, logits: Any) -> Any:
-        return log_ndtr(logits)
+        return value * self.link.log_probability(self.logits) + (1.0 - value) * self.link.log_probability(-self.logits)

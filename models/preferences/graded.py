@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ class Graded(ComparisonModel):
 
     Parameters
     ----------
+    head, order_effect, annotators : see `ComparisonModel`
     levels : K, at least 3; odd: the middle one is a tie
 
     References
@@ -71,19 +73,16 @@ class Graded(ComparisonModel):
     def encode(self, outcome: Any) -> Any:
         return jnp.round(outcome * (self.levels - 1)).astype(int)
 
-    def expected_outcome(self, logit: Any, sites: dict[str, Any]) -> Any:
-        return self.probabilities(logit, sites) @ np.linspace(0.0, 1.0, self.levels)
-
-    def information(self, logit: Any, sites: dict[str, Any]) -> Any:
+    def information(self, logit: Any, sites: Mapping[str, Any]) -> Any:
         above = self._above(logit, sites)
         slopes = -np.diff(above * (1.0 - above), axis=-1)
         return (np.square(slopes) / np.maximum(-np.diff(above, axis=-1), 1e-300)).sum(axis=-1)
 
-    def probabilities(self, logit: Any, sites: dict[str, Any]) -> np.ndarray:
+    def probabilities(self, logit: Any, sites: Mapping[str, Any]) -> np.ndarray:
         """P(Y = 0), ..., P(Y = K - 1) [..., K]."""
         return -np.diff(self._above(logit, sites), axis=-1)
 
-    def _above(self, logit: Any, sites: dict[str, Any]) -> np.ndarray:
+    def _above(self, logit: Any, sites: Mapping[str, Any]) -> np.ndarray:
         """P(Y >= k), k = 0, ..., K [..., K + 1]."""
         inner = expit(np.asarray(logit)[..., None] - np.asarray(sites["cuts"]))
         ends = np.ones((*inner.shape[:-1], 1))
@@ -96,6 +95,11 @@ class RaoKupper(Graded):
 
     c > 0 is the site `cut_gaps` [1], log theta of the paper: two equal items tie with probability tanh(c / 2).
     `Davidson` is the other model of ties, with tails that fall half as fast.
+
+    Parameters
+    ----------
+    head, order_effect, annotators : see `ComparisonModel`
+    levels : 3
 
     References
     ----------

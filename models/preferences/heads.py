@@ -12,19 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from tercet.models.items.embeddings import Embeddings
+from tercet.models._storable import Storable
+from tercet.models.items.features import Features, Identity
 from tercet.models.items.items import Items
 
 HYPERPRIOR_SD = 2.0
 """Scale of the half-Normal prior of a learned `prior_sd`, in logits."""
 
-AnyHead = TypeVar("AnyHead", bound="Head")  # not typing.Self: beartype reads methods one by one
+AnyHead = TypeVar("AnyHead", bound="ScaledHead")  # not typing.Self: beartype reads methods one by one
 
 
 def is_flat(prior_sd: Any) -> bool:
@@ -32,9 +33,32 @@ def is_flat(prior_sd: Any) -> bool:
     return isinstance(prior_sd, (int, float)) and math.isinf(prior_sd)
 
 
+class Head(Storable, abc.ABC):
+    """A reward r(x): a NumPyro model from items to rewards.
+
+    A head of your own is a frozen dataclass with the two methods below; `tercet.models.ScaledHead` adds a prior scale
+    that can be learned, `tercet.models.LinearInParameters` the exact Newton route.
+
+    Attributes
+    ----------
+    per_item : whether the parameters belong to the items of the fit themselves, so that rewards are those of all of
+        them at once, and features play no part
+    """
+
+    per_item: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def __call__(self, items: Items) -> Float[Array, " n"]:
+        """NumPyro model: sample the parameters, return the rewards of the items."""
+
+    @abc.abstractmethod
+    def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
+        """Rewards [..., n] of items under these values [..., shape] of the head's sites."""
+
+
 @dataclass(frozen=True)
-class Head(abc.ABC):
-    """A reward r(x): a NumPyro model from items to rewards whose last layer has a learned or a given prior scale.
+class ScaledHead(Head):
+    """A head whose last layer has a learned or a given prior scale.
 
     Parameters
     ----------
@@ -54,37 +78,56 @@ class Head(abc.ABC):
         """The same head with another prior scale."""
         return replace(self, prior_sd=prior_sd)
 
-    @abc.abstractmethod
-    def __call__(self, items: Items) -> Float[Array, " n"]:
-        """NumPyro model: sample the parameters, return the rewards of the items."""
-
-    @abc.abstractmethod
-    def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
-        """Rewards [..., n] of items under these values of the head's sites."""
-
 
 @dataclass(frozen=True)
-class LinearInParameters(Head):
-    """A reward linear in its parameters: r = Phi theta, theta ~ Normal(0, tau^2 I), tau = prior_sd * unit."""
+class LinearInParameters(ScaledHead):
+    """A reward linear in its parameters: r = X theta, theta ~ Normal(0, tau^2 I), tau = prior_sd * unit.
+
+    A head of your own names its `site` and `plate`, and gives `features`.
+
+    Attributes
+    ----------
+    site, plate : names of the site theta and of its plate
+    """
 
     site: ClassVar[str] = ""
     plate: ClassVar[str] = ""
 
     @abc.abstractmethod
+    def features(self, items: Items) -> Features:
+        """X [n, p], in NumPy, or in JAX inside a NumPyro model."""
+
     def size(self, items: Items) -> int:
         """Number of parameters for these items."""
+        return int(self.features(items).shape[1])
 
-    @abc.abstractmethod
-    def unit(self, items: Items) -> float:
-        """Sd of one parameter for which the reward difference of two random items has sd 1."""
+    def unit(self, items: Items) -> Any:
+        """Sd of one parameter for which the reward difference of two random items has sd 1: 1 / sqrt(2 tr Cov(x))."""
+        spread = 2.0 * self.features(items).total_variance
+        if isinstance(spread, jax.Array):  # inside the NumPyro model
+            return 1.0 / jnp.sqrt(spread)
+        if not spread > 0:
+            raise ValueError("all items have the same features: a linear head cannot tell them apart.")
+        return 1.0 / math.sqrt(spread)
 
     def __call__(self, items: Items) -> Float[Array, " n"]:
         parameters = scaled_normal(self.site, self.plate, self.size(items), self.unit(items), self.prior_sd)
         return self.rewards({self.site: parameters}, items)
 
+    def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
+        return sites[self.site] @ self.features(items)[:].T
+
 
 def scaled_normal(site: str, plate: str, size: int, unit: Any, prior_sd: float | None) -> Any:
-    """Sample theta [size] ~ Normal(0, (prior_sd unit)^2 I), `prior_sd` a site of its own where it is None."""
+    """Sample theta [size] ~ Normal(0, (prior_sd unit)^2 I), `prior_sd` a site of its own where it is None.
+
+    Parameters
+    ----------
+    site, plate : names of the site theta and of its plate
+    size : number of parameters
+    unit : sd of one parameter for which the reward difference of two random items has sd 1
+    prior_sd : as of a `ScaledHead`
+    """
     if prior_sd is None:
         # Not centred: the joint mode exists, and chains mix when the data say little about single weights.
         sd = numpyro.sample("prior_sd", dist.HalfNormal(HYPERPRIOR_SD))
@@ -97,24 +140,15 @@ def scaled_normal(site: str, plate: str, size: int, unit: Any, prior_sd: float |
         return numpyro.sample(site, dist.Normal(0.0, prior_sd * unit))
 
 
-def _total_variance(features: np.ndarray | Embeddings) -> float:
-    """Trace of the covariance of the rows, in 64 bit without a 64-bit copy of them; zero where that is rounding."""
-    if isinstance(features, Embeddings):
-        center, variances = features.moments
-        total = float(variances.sum())
-        return total if total > 1e-14 * float(np.square(center).sum()) else 0.0
-    mean = features.mean(axis=0, dtype=np.float64)
-    rows = max(1, 2**17 // features.shape[1])  # a block that stays in the cache
-    centred = (features[start : start + rows] - mean for start in range(0, len(features), rows))
-    total = float(sum(np.vdot(block, block) for block in centred) / len(features))
-    return total if total > 1e-14 * float(np.square(mean).sum()) else 0.0
-
-
 @dataclass(frozen=True)
 class LinearHead(LinearInParameters):
     """r(x) = x . w, with `weights` w ~ Normal(0, tau^2 I_d) in plate `feature`.
 
     tau = prior_sd / sqrt(2 tr Cov(x)), so that E Var(r_i - r_j) = prior_sd^2 over random items i, j.
+
+    Parameters
+    ----------
+    prior_sd : prior sd of the reward difference of two random items; None: learned; `math.inf`: a flat prior
 
     Examples
     --------
@@ -126,28 +160,20 @@ class LinearHead(LinearInParameters):
     site: ClassVar[str] = "weights"
     plate: ClassVar[str] = "feature"
 
-    def size(self, items: Items) -> int:
-        return int(items.features.shape[1])
-
-    def unit(self, items: Items) -> Any:
-        if not isinstance(items.features, (np.ndarray, Embeddings)):  # inside the NumPyro model
-            return 1.0 / jnp.sqrt(2.0 * jnp.var(items.features, axis=0).sum())
-        spread = 2.0 * _total_variance(items.features)
-        if not spread > 0:
-            raise ValueError("all items have the same features: a linear head cannot tell them apart.")
-        return 1.0 / math.sqrt(spread)
-
-    def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
-        features: Any = items.features
-        return sites["weights"] @ features.T
+    def features(self, items: Items) -> Features:
+        return items.operator
 
 
 @dataclass(frozen=True)
 class AbilityHead(LinearInParameters):
-    """r(i) = ability_i, one a item, Normal(0, prior_sd^2 / 2) in plate `item`: the classical model.
+    """r(i) = ability_i, one for each item, Normal(0, prior_sd^2 / 2) in plate `item`: the classical model.
 
     A flat prior leaves the sum of abilities undetermined; it is then held at zero by a unit Normal on the mean,
     which changes no difference.
+
+    Parameters
+    ----------
+    prior_sd : prior sd of the reward difference of two random items; None: learned; `math.inf`: a flat prior
 
     Examples
     --------
@@ -158,15 +184,16 @@ class AbilityHead(LinearInParameters):
 
     site: ClassVar[str] = "ability"
     plate: ClassVar[str] = "item"
+    per_item: ClassVar[bool] = True
 
-    def size(self, items: Items) -> int:
-        return len(items)
+    def features(self, items: Items) -> Identity:
+        return Identity(len(items))
 
     def unit(self, items: Items) -> float:
         return 1.0 / math.sqrt(2.0)
 
     def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
-        parameters = sites["ability"]
+        parameters = sites[self.site]
         if parameters.shape[-1] != len(items):
             raise ValueError(
                 f"abilities belong to the {parameters.shape[-1]} items they were fitted on, got {len(items)}; "

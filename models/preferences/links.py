@@ -1,53 +1,93 @@
-"""Logistic and probit links of a comparison: probabilities, scores, curvatures and Fisher information.
+"""Links of a comparison: probabilities, scores, curvatures and Fisher information.
 
-NumPy, vectorised, stable in both tails; r = reward difference (logit or probit) of first against second.
+Vectorised in NumPy, stable in both tails; r = reward difference (logit or probit) of first against second.
 """
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import partial
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from scipy.special import erfcx, expit, log_ndtr, ndtr
+from scipy.special import entr, erfcx, expit, log_ndtr, ndtr
 from scipy.stats import kstwobign
 
+Array = np.ndarray
 
-@runtime_checkable
-class Link(Protocol):
-    """A symmetric link F: P(first preferred | r) = F(r), with F(-r) = 1 - F(r)."""
 
-    def probability(self, r: np.ndarray) -> np.ndarray:
+class Link(abc.ABC):
+    """A symmetric link F: P(first preferred | r) = F(r), with F(-r) = 1 - F(r) and log F concave.
+
+    A link of your own says `log_probability`; the rest follows by automatic differentiation and quadrature, and can be
+    overridden by closed forms. Make it a frozen dataclass, so that equal links compare equal.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from tercet.models.preferences.links import Link
+    >>> @dataclass(frozen=True)
+    ... class Laplacian(Link):
+    ...     def log_probability(self, r):
+    ...         return jnp.where(r < 0, r - jnp.log(2.0), jnp.log1p(-0.5 * jnp.exp(-jnp.abs(r))))
+    >>> Laplacian().probability(np.array([-1.0, 0.0])).round(3).tolist()
+    [0.184, 0.5]
+    """
+
+    @abc.abstractmethod
+    def log_probability(self, r: Any) -> Any:
+        """Log F(r), elementwise, in JAX."""
+
+    def probability(self, r: Array) -> Array:
         """F(r)."""
-        ...
+        return np.exp(self._derivatives(r)[0])
 
-    def log_likelihood(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+    def log_likelihood(self, r: Array, outcome: Array) -> Array:
         """Outcome log F(r) + (1 - outcome) log F(-r)."""
-        ...
+        return outcome * self._derivatives(r)[0] + (1.0 - outcome) * self._derivatives(-r)[0]
 
-    def score(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+    def score(self, r: Array, outcome: Array) -> Array:
         """First derivative of the log likelihood in r."""
-        ...
+        return outcome * self._derivatives(r)[1] - (1.0 - outcome) * self._derivatives(-r)[1]
 
-    def curvature(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-        """Minus the second derivative of the log likelihood in r (positive: the links are log-concave)."""
-        ...
+    def curvature(self, r: Array, outcome: Array) -> Array:
+        """Minus the second derivative of the log likelihood in r, not negative."""
+        return -outcome * self._derivatives(r)[2] - (1.0 - outcome) * self._derivatives(-r)[2]
 
-    def information(self, r: np.ndarray) -> np.ndarray:
-        """Fisher information of one answer about r: the expected curvature."""
-        ...
+    def information(self, r: Array) -> Array:
+        """Fisher information of one answer about r, F'(r)^2 / (F(r) F(-r)): the expected curvature."""
+        return self._derivatives(r)[1] * self._derivatives(-r)[1]  # F'(r) = F(r) (log F)'(r) = F(-r) (log F)'(-r)
 
-    def entropy(self, r: np.ndarray) -> np.ndarray:
+    def entropy(self, r: Array) -> Array:
         """Entropy -F log F - (1 - F) log(1 - F) of an answer in nats."""
-        ...
+        return np.asarray(entr(self.probability(r)) + entr(self.probability(-r)))
 
-    def integrate(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    def integrate(self, mean: Array, variance: Array) -> Array:
         """E F(r) for r ~ Normal(mean, variance)."""
-        ...
+        return gauss_hermite(self.probability, mean, variance)
 
-    def integrate_information(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    def integrate_information(self, mean: Array, variance: Array) -> Array:
         """E information(r) for r ~ Normal(mean, variance)."""
-        ...
+        return gauss_hermite(self.information, mean, variance)
+
+    def _derivatives(self, r: Array) -> tuple[Array, Array, Array]:
+        """Log F and its first two derivatives at r, in 64 bit."""
+        with jax.enable_x64(True):
+            parts = _log_derivatives(self, jnp.asarray(np.ravel(np.asarray(r, np.float64))))
+            value, first, second = (np.asarray(part).reshape(np.shape(r)) for part in parts)
+        return value, first, second
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_derivatives(link: Link, r: Any) -> Any:
+    first = jax.grad(link.log_probability)
+    return tuple(jax.vmap(part)(r) for part in (link.log_probability, first, jax.grad(first)))
 
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
@@ -61,38 +101,42 @@ MIXTURE = MIXTURE / MIXTURE.sum()
 
 
 @dataclass(frozen=True)
-class Logistic:
+class Logistic(Link):
     """F(r) = 1 / (1 + exp(-r)): Bradley-Terry."""
 
-    def probability(self, r: np.ndarray) -> np.ndarray:
-        return expit(r)
+    def log_probability(self, r: Any) -> Any:
+        return jax.nn.log_sigmoid(r)
 
-    def log_likelihood(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-        return np.minimum(r, 0.0) - np.log1p(np.exp(-np.abs(r))) - (1.0 - outcome) * r  # NumPy: 4 x log_expit
+    def probability(self, r: Array) -> Array:
+        return np.asarray(expit(r))
 
-    def score(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-        return outcome - expit(r)
+    def log_likelihood(self, r: Array, outcome: Array) -> Array:
+        tail = np.log1p(np.exp(-np.abs(r)))  # four times as fast as scipy's log_expit
+        return np.asarray(np.minimum(r, 0.0) - tail - (1.0 - outcome) * r)
 
-    def curvature(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+    def score(self, r: Array, outcome: Array) -> Array:
+        return np.asarray(outcome - expit(r))
+
+    def curvature(self, r: Array, outcome: Array) -> Array:
         return self.information(r)
 
-    def information(self, r: np.ndarray) -> np.ndarray:
+    def information(self, r: Array) -> Array:
         odds = np.exp(-np.abs(r))
-        return odds / np.square(1.0 + odds)
+        return np.asarray(odds / np.square(1.0 + odds))
 
-    def entropy(self, r: np.ndarray) -> np.ndarray:
+    def entropy(self, r: Array) -> Array:
         distance = np.abs(r)
         odds = np.exp(-distance)
-        return np.log1p(odds) + distance * odds / (1.0 + odds)
+        return np.asarray(np.log1p(odds) + distance * odds / (1.0 + odds))
 
-    def integrate(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    def integrate(self, mean: Array, variance: Array) -> Array:
         mean, variance = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(variance, np.float64))
         total = np.zeros(mean.shape)
         for scale, weight in zip(SCALES, MIXTURE, strict=True):  # no [m, 16] temporary
             total += weight * ndtr(mean / np.sqrt(4.0 * scale**2 + variance))
         return total
 
-    def integrate_information(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    def integrate_information(self, mean: Array, variance: Array) -> Array:
         # p (1 - p) is F', so its average is the derivative of E F in the mean: a mixture of normal densities.
         mean, variance = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(variance, np.float64))
         total, square = np.zeros(mean.shape), -0.5 * np.square(mean)
@@ -103,42 +147,42 @@ class Logistic:
 
 
 @dataclass(frozen=True)
-class Probit:
+class Probit(Link):
     """F(r) = Phi(r): Thurstone's case V with unit noise on the difference."""
 
-    def probability(self, r: np.ndarray) -> np.ndarray:
-        return ndtr(r)
+    def log_probability(self, r: Any) -> Any:
+        return jax.scipy.special.log_ndtr(r)
 
-    def log_likelihood(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-        return outcome * log_ndtr(r) + (1.0 - outcome) * log_ndtr(-r)
+    def probability(self, r: Array) -> Array:
+        return np.asarray(ndtr(r))
 
-    def score(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+    def log_likelihood(self, r: Array, outcome: Array) -> Array:
+        return np.asarray(outcome * log_ndtr(r) + (1.0 - outcome) * log_ndtr(-r))
+
+    def score(self, r: Array, outcome: Array) -> Array:
         return outcome * inverse_mills(r) - (1.0 - outcome) * inverse_mills(-r)
 
-    def curvature(self, r: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+    def curvature(self, r: Array, outcome: Array) -> Array:
         up, down = inverse_mills(r), inverse_mills(-r)
         return outcome * up * (up + r) + (1.0 - outcome) * down * (down - r)
 
-    def information(self, r: np.ndarray) -> np.ndarray:
+    def information(self, r: Array) -> Array:
         return inverse_mills(r) * inverse_mills(-r)  # phi^2 / (Phi (1 - Phi))
 
-    def entropy(self, r: np.ndarray) -> np.ndarray:
+    def entropy(self, r: Array) -> Array:
         less, log_less = ndtr(-np.abs(r)), log_ndtr(-np.abs(r))
-        return -less * log_less - (1.0 - less) * np.log1p(-less)
+        return np.asarray(-less * log_less - (1.0 - less) * np.log1p(-less))
 
-    def integrate(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-        return ndtr(mean / np.sqrt(1.0 + variance))
-
-    def integrate_information(self, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-        return gauss_hermite(self.information, mean, variance)
+    def integrate(self, mean: Array, variance: Array) -> Array:
+        return np.asarray(ndtr(mean / np.sqrt(1.0 + variance)))
 
 
-def inverse_mills(r: np.ndarray) -> np.ndarray:
+def inverse_mills(r: Array) -> Array:
     """phi(r) / Phi(r), finite in both tails."""
-    return np.sqrt(2.0 / np.pi) / erfcx(-np.asarray(r) / np.sqrt(2.0))
+    return np.asarray(np.sqrt(2.0 / np.pi) / erfcx(-np.asarray(r) / np.sqrt(2.0)))
 
 
-def gauss_hermite(function, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]
+def gauss_hermite(function: Callable[[Array], Array], mean: Array, variance: Array) -> Array:
     """E f(r) for r ~ Normal(mean, variance), by 32 nodes (logistic f: error 2e-7 at sd 2, 2e-5 at 3, 1e-3 at 5)."""
     mean, variance = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(variance, np.float64))
     sd, total = np.sqrt(variance), np.zeros(mean.shape)

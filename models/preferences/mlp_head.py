@@ -14,16 +14,17 @@ from jaxtyping import Array, Float
 
 from tercet.models._inputs import is_concrete
 from tercet.models._pytree import pytree
+from tercet.models._storable import Storable
 from tercet.models.items.items import Items
-from tercet.models.items.projection import FeatureMap, moments_of
-from tercet.models.preferences.heads import Head, scaled_normal
+from tercet.models.items.projection import FeatureMap
+from tercet.models.preferences.heads import ScaledHead, scaled_normal
 
 UNIT_VARIANCE = 0.5 * (1.0 - 1.0 / math.pi)
 """Variance of max(0, z), z standard normal: what one hidden unit adds to the variance between items under the prior."""
 
 
 @dataclass(frozen=True)
-class MLPHead(Head):
+class MLPHead(ScaledHead):
     """r(x) = w . h_L, h_l = max(0, h_(l-1) K_l + b_l), h_0 = x: `widths` hidden layers, the last without bias.
 
     Priors: K_1 ~ Normal(0, 1 / inputs), later K_l ~ Normal(0, 2 / inputs), b_l ~ Normal(0, 1), w ~ Normal(0, tau^2)
@@ -83,7 +84,7 @@ class MLPHead(Head):
             raise ValueError(f"the network expects {inputs} features, the items have {items.features.shape[1]}.")
         return (hidden(items.features, layers) @ sites["weights"][..., None])[..., 0]
 
-    def features(self, sites: Mapping[str, Any], before: FeatureMap | None) -> HiddenFeatures:
+    def feature_map(self, sites: Mapping[str, Any], before: FeatureMap | None) -> HiddenFeatures:
         """The hidden layers under one draw of the sites, as a map from raw embeddings."""
         kernels = tuple(np.asarray(sites[f"kernel_{k}"], np.float64) for k in range(len(self.widths)))
         biases = tuple(np.asarray(sites[f"bias_{k}"], np.float64) for k in range(len(self.widths)))
@@ -102,7 +103,7 @@ def check_standardised(items: Items) -> None:
     """Raise where features are far from mean 0 and common scale 1 (skipped while JAX traces)."""
     if not is_concrete(items.features):
         return
-    mean, variances = moments_of(items.features if hasattr(items.features, "moments") else np.asarray(items.features))
+    mean, variances = items.operator.moments
     variance = float(variances.mean())
     if not 0.1 < variance < 10.0 or float(np.square(mean).mean()) > variance:
         raise ValueError(
@@ -114,7 +115,7 @@ def check_standardised(items: Items) -> None:
 
 @pytree()
 @dataclass(frozen=True)
-class HiddenFeatures:
+class HiddenFeatures(Storable):
     """Hidden layers of a trained network as a map of features: its last layer is a linear head on them.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -12,12 +13,13 @@ import numpyro.distributions as dist
 from numpyro.handlers import scale
 
 from tercet.models._inputs import as_jax
+from tercet.models._operators import Dense
 from tercet.models.items.items import Items, check_in_memory
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
-from tercet.models.preferences.distributions import SoftBernoulliLogits
-from tercet.models.preferences.heads import AbilityHead, Head, LinearHead, LinearInParameters, is_flat
-from tercet.models.preferences.linear_form import DenseRows, LinearForm
+from tercet.models.preferences.distributions import SoftBernoulli
+from tercet.models.preferences.heads import Head, LinearHead, LinearInParameters, is_flat
+from tercet.models.preferences.linear_form import LinearForm
 from tercet.models.preferences.links import Logistic
 
 INTERCEPT_SD = 5.0
@@ -37,6 +39,11 @@ class PointwiseClassifier(ComparisonModel):
 
     Sites: those of the head, `intercept` b ~ Normal(0, 25), `label` (observed, plate `example`, winners first).
 
+    Parameters
+    ----------
+    head : a reward head on features, with a prior scale that is learned or finite
+    order_effect, annotators : False; a classifier sees single items
+
     References
     ----------
     Sun, Shen, Ton (2025), Rethinking Bradley-Terry models in preference-based reward modeling, section 4.
@@ -55,7 +62,7 @@ class PointwiseClassifier(ComparisonModel):
     head: Head = field(default_factory=LinearHead)
 
     def __post_init__(self) -> None:
-        if isinstance(self.head, AbilityHead):
+        if self.head.per_item:
             raise ValueError("one ability an item leaves nothing to classify by; use BradleyTerry(AbilityHead()).")
         if self.order_effect or self.annotators:
             raise ValueError("a point-wise classifier sees single items: it has no order effect and no annotators.")
@@ -71,7 +78,7 @@ class PointwiseClassifier(ComparisonModel):
         weight = 1.0 if comparisons.weight is None else jnp.concatenate([comparisons.weight] * 2)
         logit = self.head(items)[shown] + numpyro.sample("intercept", dist.Normal(0.0, INTERCEPT_SD))
         with numpyro.plate("example", len(shown)), scale(scale=weight):
-            numpyro.sample("label", SoftBernoulliLogits(logit), obs=label)
+            numpyro.sample("label", SoftBernoulli(logit, Logistic()), obs=label)
 
     @property
     def has_linear_form(self) -> bool:
@@ -87,7 +94,7 @@ class PointwiseClassifier(ComparisonModel):
         precision = np.full(self.head.size(items) + 1, (self.prior_sd * self.head.unit(items)) ** -2.0)
         precision[-1] = INTERCEPT_SD**-2
         return LinearForm(
-            rows=DenseRows(np.column_stack([items.features[seen].astype(np.float64), np.ones(len(seen))])),
+            rows=Dense(np.column_stack([self.head.features(items)[seen].astype(np.float64), np.ones(len(seen))])),
             link=Logistic(),
             outcome=won / (won + lost),
             weight=won + lost,
@@ -99,10 +106,10 @@ class PointwiseClassifier(ComparisonModel):
     def answer(self, logit: Any) -> NoReturn:
         self._refuse()
 
-    def expected_outcome(self, logit: Any, sites: dict[str, Any]) -> NoReturn:
+    def expected_outcome(self, logit: Any, sites: Mapping[str, Any]) -> NoReturn:
         self._refuse()
 
-    def information(self, logit: Any, sites: dict[str, Any]) -> NoReturn:
+    def information(self, logit: Any, sites: Mapping[str, Any]) -> NoReturn:
         self._refuse()
 
     def _refuse(self) -> NoReturn:

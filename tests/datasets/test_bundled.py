@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tercet.datasets import RatedItems, american_league_1987, word_valence
+from tercet.datasets import american_league_1987, word_valence
+from tercet.datasets.preferences import RatedItems
 from tercet.models import project
 
 FALSE_ALARM = 1e-6

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from tercet.designs import Tiling, select_pairs
-from tercet.inference import GaussianPosterior, SampledPosterior
+from tercet.inference import SampledPosterior
 from tercet.inference.posteriors.context import Context
+from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import BradleyTerry, Comparisons, Davidson, Graded, Items, LinearHead, Thurstone
 
 GRID = np.linspace(-8.0, 8.0, 121)  # the trapezoid rule is exact to 1e-12 for smooth functions that vanish at the ends
@@ -147,7 +148,7 @@ def make_case(
     context = Context(model, (items, Comparisons([0, 1], [1, 2], [1, 0])), {}, x64=True)
     if not s and name not in ("Davidson", "Graded"):
         layout = (("weights", d),) + ((("order_effect", 0),) * model.order_effect)
-        posterior: Any = GaussianPosterior("laplace", context, {"converged": True}, mean, factor, layout)
+        posterior: Any = SiteGaussian("laplace", context, {"converged": True}, mean, factor, layout)
         return Case(model, items, posterior, mean, covariance, candidates, features)
     noise = rng.standard_normal((s or 100, size))
     noise = (noise - noise.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(noise, rowvar=False))).T

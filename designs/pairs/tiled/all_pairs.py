@@ -21,7 +21,6 @@ from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.tiled.pair_scores import AllPairs, distance, tile_score
 from tercet.designs.pairs.tiled.sums_over_pairs import information_of_all, scatter_of_all
 from tercet.designs.pairs.tiled.tiles import TileScore, Tiling
-from tercet.models.items.embeddings import Embeddings
 
 NORMALS = ((1.0532806, 0.19005553), (1.62306514, 0.57687113), (2.57101441, 0.23307334))
 """Standard deviations and weights of the mixture of three normal densities nearest to the logistic density."""
@@ -56,7 +55,7 @@ class AllPairsPool(TiledPool):
     @property
     def root(self) -> Float[np.ndarray, "p k"]:
         """R with R R' = A."""
-        return self.sample.rewards.root
+        return self.sample.root
 
     @property
     def target_root(self) -> Float[np.ndarray, "p p"]:
@@ -74,7 +73,7 @@ class AllPairsPool(TiledPool):
             return None
         if reads == "nothing":
             return scatter_of_all(self.candidates, self.sample)
-        if reads != "information at the mean" or isinstance(self.sample.rewards.features, Embeddings):
+        if reads != "information at the mean" or not self.sample.rewards.features.in_memory:
             return None
         return information_of_all(self.candidates, self.sample, self.tiling.side)
 

@@ -13,9 +13,7 @@ from jaxtyping import Float
 
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.tiled.tiles import BestPairs, TileScore, Tiling, best_pairs
-from tercet.models.items.embeddings import Embeddings
 from tercet.models.items.items import Items
-from tercet.models.items.projection import near_mean, over_blocks
 
 ROUNDING = 200.0 * float(np.finfo(np.float32).eps)  # of a score in 32 bit, as a share of the largest there can be
 LEVELS = 0.02  # that much less for levels: two of them and their difference are each rounded once
@@ -66,41 +64,33 @@ def tile_score(
     """
     features, mean = pool.rewards.features, pool.rewards.mean
     level = (mean - mean.mean()).astype(np.float32)
+    widths = [root.shape[1] for root in roots.values()]
     columns = [("mean", 0)] + [
-        part for name, root in roots.items() for part in ((name, root.shape[1]), (f"{name} squared", 0))
+        part for name, width in zip(roots, widths, strict=True) for part in ((name, width), (f"{name} squared", 0))
     ]
-    width = sum(max(1, size) for _, size in columns)
-    matrices = tuple(roots.values())
-    if features is None:
-        numbers: Any = _item_numbers(matrices, tuple(root.mean(axis=0) for root in matrices), None, level)
-    else:
-        center = near_mean(features)
-        of_block = partial(_item_numbers, matrices, tuple(center @ root for root in matrices))
-        if isinstance(features, Embeddings) and features.chunked is not None:
-            from tercet.models.items.dask_features import rows_by_chunk
-
-            numbers = rows_by_chunk(features, of_block, width, level).persist()  # where the chunks are
-        else:
-            numbers = np.concatenate(over_blocks(features, of_block, level))
+    matrix = np.hstack([np.empty((features.shape[1], 0)), *roots.values()])
+    of_block = partial(_item_numbers, tuple(widths), features.near_mean @ matrix)
+    numbers = features.tabulate(matrix, of_block, 1 + sum(width + 1 for width in widths), level)
     largest = float(abs(numbers[:, -1]).max())
     most = LEVELS * largest if ceiling is None else ceiling(4.0 * largest)
     return TileScore(numbers, tuple(columns), function, ROUNDING * most + off * 4.0 * largest, ceiling)
 
 
 def _item_numbers(
-    roots: tuple[np.ndarray, ...], shifts: tuple[np.ndarray, ...], features: np.ndarray | None, level: np.ndarray
-) -> Float[np.ndarray, "n c"]:
-    """In 32 bit: the level of each item, then x root - shift and its square for every root; x = identity if None.
+    widths: tuple[int, ...], shift: Float[np.ndarray, " k"], products: Float[np.ndarray, "b k"],
+    level: Float[np.ndarray, " b"],
+) -> Float[np.ndarray, "b c"]:  # fmt: skip
+    """In 32 bit: the level of each item, then for every root its row of X root, shifted, and the square of that.
 
-    Shifts are rows near the mean: the differences are the same, and 32 bit lose nothing to what all items share.
+    Shifts are those of a row near the mean: the differences are the same, and 32 bit lose nothing to what all items
+    share.
     """
-    numbers = np.empty((len(level), 1 + sum(root.shape[1] + 1 for root in roots)), np.float32)
+    numbers = np.empty((len(level), 1 + sum(width + 1 for width in widths)), np.float32)
     numbers[:, 0], column = level, 1
-    for root, shift in zip(roots, shifts, strict=True):
-        rows = (root if features is None else features @ root) - shift
-        numbers[:, column : column + rows.shape[1]] = rows
-        column += rows.shape[1] + 1
-        numbers[:, column - 1] = np.square(rows).sum(axis=1)
+    for part in np.split(products - shift, np.cumsum(widths)[:-1], axis=1) if widths else ():
+        numbers[:, column : column + part.shape[1]] = part
+        column += part.shape[1] + 1
+        numbers[:, column - 1] = np.square(part).sum(axis=1)
     return numbers
 
 

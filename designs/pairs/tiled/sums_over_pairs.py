@@ -16,14 +16,12 @@ from tercet.designs.pairs.candidates import pair_code
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.target_moments import within_prompts
 from tercet.designs.pairs.tiled.pair_scores import AllPairs
-from tercet.models.items.embeddings import Embeddings
-from tercet.models.items.projection import scatter_of
 
 
 def scatter_of_all(candidates: AllPairs, pool: PairPool) -> Float[np.ndarray, "p p"]:
     """Sum of d d' over all candidates: in closed form, less the pairs that are left out."""
-    features = np.eye(len(pool.items)) if pool.rewards.features is None else pool.rewards.features
-    total = len(pool.items) * scatter_of(features)[1]
+    features = pool.rewards.features
+    total = len(pool.items) * features.scatter()[1]
     if candidates.prompt is not None:
         total -= within_prompts(features, candidates.prompt)
     excluded = _excluded(candidates)
@@ -40,8 +38,8 @@ def information_of_all(candidates: AllPairs, pool: PairPool, side: int = 1024) -
     side : items on a side of a block of V, in 64 bit
     """
     features, mean, prompt = pool.rewards.features, pool.rewards.mean, candidates.prompt
-    assert not isinstance(features, Embeddings)
-    rows = np.eye(len(mean)) if features is None else features - features.mean(axis=0)
+    assert features.in_memory
+    rows = features[:] - features.near_mean
     degree, crossed = np.zeros(len(mean)), np.zeros((rows.shape[1],) * 2)
     parts = [slice(start, start + side) for start in range(0, len(mean), side)]
     for k, a in enumerate(parts):

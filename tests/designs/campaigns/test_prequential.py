@@ -10,9 +10,10 @@ import pytest
 from scipy.special import expit, logit
 
 from tercet.designs import PairCandidates, prequential
-from tercet.designs.campaigns.prequential import ALARM, batch_inflation
+from tercet.designs.campaigns.prequential_check import OVERCONFIDENT, batch_inflation
 from tercet.inference import GaussianPosterior
 from tercet.inference.posteriors.context import Context
+from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone
 
 
@@ -23,7 +24,7 @@ def wide_posterior(items: Items, sd: float, model: Any = None, mean: Any = 0.0) 
     layout = (("weights", d),) + ((("order_effect", 0),) * model.order_effect)
     size = d + model.order_effect
     context = Context(model, (items, Comparisons([0], [1], [1])), {}, x64=True)
-    return GaussianPosterior("laplace", context, {}, np.full(size, 1.0) * mean, np.eye(size) / sd, layout)
+    return SiteGaussian("laplace", context, {}, np.full(size, 1.0) * mean, np.eye(size) / sd, layout)
 
 
 def test_formula_by_hand(rng: np.random.Generator) -> None:
@@ -48,7 +49,7 @@ def test_coins_and_certainties() -> None:
     sure = prequential([1.0, 0.0], [1, 0])
     assert sure.log_loss == pytest.approx(0.0, abs=1e-8)
     assert np.isfinite(prequential([1.0], [0])).all()
-    assert prequential([1.0], [0]).z > ALARM
+    assert prequential([1.0], [0]).z > OVERCONFIDENT
 
 
 @pytest.mark.parametrize(
@@ -86,16 +87,16 @@ def test_right_predictions_raise_no_alarm(rng: np.random.Generator) -> None:
     square, error = np.square(inflated), 5.0 / math.sqrt(300)
     assert 0.9 - error * square.std() < square.mean() < 1.0 + error * square.std()
     assert abs(inflated.mean()) < error * inflated.std()
-    assert np.count_nonzero(inflated > ALARM) <= 15
+    assert np.count_nonzero(inflated > OVERCONFIDENT) <= 15
     assert np.mean(plain**2) > 2.0
-    assert np.count_nonzero(plain > ALARM) > 15
+    assert np.count_nonzero(plain > OVERCONFIDENT) > 15
 
 
 def test_overconfidence_is_seen(rng: np.random.Generator) -> None:
     """Logits three times too large, 200 answers: an alarm; as they should be: in 1 of 740 none (here 1 in 10^6)."""
     truth = rng.normal(0.0, 1.0, 200)
     outcome = (rng.random(200) < expit(truth)).astype(float)
-    assert prequential(expit(3.0 * truth), outcome).z > ALARM
+    assert prequential(expit(3.0 * truth), outcome).z > OVERCONFIDENT
     assert prequential(expit(truth), outcome).z < 4.9
     assert prequential(expit(truth / 3.0), outcome).z < 0.5
 
@@ -142,7 +143,7 @@ def test_other_likelihoods_are_served() -> None:
         layout = (("weights", 1), ("tie_strength", 0))
         context = Context(Davidson(LinearHead(1.0)), (items, Comparisons([0], [1], [1])), {}, x64=True)
         center = np.array([1.0, strength])
-        posterior = GaussianPosterior("laplace", context, {}, center, np.diag([1.0, 1e6]), layout)
+        posterior = SiteGaussian("laplace", context, {}, center, np.diag([1.0, 1e6]), layout)
         pool = PairCandidates(items, pairs).pool(posterior, None)
         found.append(batch_inflation(pool, pool.expected_outcome))
     assert found[0] > 1.3

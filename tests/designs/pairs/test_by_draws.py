@@ -22,7 +22,6 @@ from tercet.designs import (
     select_pairs,
 )
 from tercet.inference import (
-    GaussianPosterior,
     LaplaceOptions,
     SampledPosterior,
     TrainingOptions,
@@ -30,6 +29,7 @@ from tercet.inference import (
     reward_difference,
 )
 from tercet.inference.posteriors.context import Context
+from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, MLPHead, project
 
 NAMES = ["Bradley-Terry", "order effect", "Thurstone", "Davidson", "Graded"]
@@ -306,7 +306,7 @@ def test_abilities_are_items_with_a_feature_each(criterion: str, order: bool, rn
     for head, site in ((AbilityHead(1.0), "ability"), (LinearHead(1.0), "weights")):
         layout = ((site, 6),) + (("order_effect", 0),) * order
         context = Context(BradleyTerry(head, order_effect=order), (items, answers), {}, x64=True)
-        posterior = GaussianPosterior("laplace", context, {"converged": True}, mean, factor, layout)
+        posterior = SiteGaussian("laplace", context, {"converged": True}, mean, factor, layout)
         gains.append(select_pairs(items, posterior, 5, candidates="all", criterion=criterion).gains)
     np.testing.assert_allclose(gains[0], gains[1], rtol=1e-6)
     assert (gains[0] > 0).all()

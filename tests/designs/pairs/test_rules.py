@@ -34,6 +34,7 @@ from tercet.designs import (
 )
 from tercet.inference import GaussianPosterior, SampledPosterior, laplace
 from tercet.inference.posteriors.context import Context
+from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone
 
 RTOL = 1e-6  # posterior sds stay below 1.2, where 32 quadrature nodes are good to 1e-8
@@ -172,7 +173,7 @@ def build(name: str, rng: np.random.Generator, kind: str = "gaussian", n: int = 
     if isinstance(model, Davidson) or kind == "draws":
         posterior: Any = as_draws(model, context, mean, np.linalg.inv(factor @ factor.T), head, rng)
     else:
-        posterior = GaussianPosterior("laplace", context, {"converged": True}, mean, factor, layout)
+        posterior = SiteGaussian("laplace", context, {"converged": True}, mean, factor, layout)
     targets = {
         "items": None,
         "pairs": listed[rng.integers(len(listed), size=5)],

@@ -23,7 +23,7 @@ from tercet.designs import (
     select,
     select_pairs,
 )
-from tercet.inference import GaussianPosterior
+from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import Items
 
 NAMES = ["Bradley-Terry", "order effect", "Thurstone", "Davidson", "Graded"]
@@ -99,7 +99,7 @@ def test_closed_form_is_for_two_answers_and_never_negative(case: Any) -> None:
     with pytest.raises(ValueError, match="Bradley-Terry and Thurstone, got Davidson; use 'BALD'"):
         case("Davidson").select(2, Criterion("closed form", ClosedFormBALD(), TopK()))
     sure = case("Thurstone")
-    narrow = GaussianPosterior("laplace", sure.posterior.context, {}, 3 * sure.mean, 1e3 * np.eye(3), (("weights", 3),))
+    narrow = SiteGaussian("laplace", sure.posterior.context, {}, 3 * sure.mean, 1e3 * np.eye(3), (("weights", 3),))
     picked = select_pairs(sure.items, narrow, 12, candidates=sure.candidates, criterion="BALD (closed form)")
     assert (picked.gains >= 0).all()
     assert (picked.gains == 0).any()
@@ -218,7 +218,7 @@ def test_posterior_that_is_not_positive_definite_is_refused(case: Any) -> None:
     factor = found.posterior.precision_factor.copy()
     for bad in (0.0, -1.0, np.nan):
         factor[1, 1] = bad
-        broken = GaussianPosterior("laplace", found.posterior.context, {}, found.mean, factor, (("weights", 3),))
+        broken = SiteGaussian("laplace", found.posterior.context, {}, found.mean, factor, (("weights", 3),))
         with pytest.raises(ValueError, match="not positive definite"):
             select_pairs(found.items, broken, 2, candidates=found.candidates)
 

@@ -15,6 +15,7 @@ from tercet.datasets import simulated_preferences
 from tercet.designs import CRITERIA, PairCandidates, candidate_pairs, select, select_pairs
 from tercet.inference import GaussianPosterior, laplace, load, win_probability
 from tercet.inference.posteriors.context import Context
+from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Items, LinearHead, project
 
 DRAWN = ("random", "coreset")  # by chance: another key, other picks
@@ -30,7 +31,7 @@ def hand_made(items: Items, rng: np.random.Generator, order: bool = False) -> Ga
     layout = (("weights", d),) + ((("order_effect", 0),) * order)
     answers = Comparisons([0, 1], [1, 2], [1, 0])
     context = Context(BradleyTerry(LinearHead(1.0), order_effect=order), (items, answers), {}, x64=True)
-    return GaussianPosterior("laplace", context, {"converged": True}, rng.normal(0, 0.6, size), factor, layout)
+    return SiteGaussian("laplace", context, {"converged": True}, rng.normal(0, 0.6, size), factor, layout)
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_greedy_batches_hold_no_twins_where_top_k_does(rng: Any) -> None:
     twin = 1.6 * x
     items = Items(np.vstack([twin, twin + 1e-3, -twin, -twin + 1e-3, y, -y, 1.5 * z, -1.5 * z, 2 * y, -2 * y, 2 * z]))
     context = Context(BradleyTerry(LinearHead(1.0)), (items,), {}, x64=True)
-    posterior = GaussianPosterior("laplace", context, {}, rng.normal(0, 0.01, 3), np.eye(3), (("weights", 3),))
+    posterior = SiteGaussian("laplace", context, {}, rng.normal(0, 0.01, 3), np.eye(3), (("weights", 3),))
     candidates = np.array([[0, 2], [1, 3], [6, 7], [4, 8]])
     twins = {(0, 2), (1, 3)}
 
@@ -272,7 +273,7 @@ def test_targets_and_models_that_do_not_fit(items: Items, posterior: GaussianPos
         select_pairs(bare, posterior, 2, target="in-prompt")
     with pytest.raises(ValueError, match="at least one prompt with two items"):
         select_pairs(Items(items.features, prompt=range(12)), posterior, 2, target="in-prompt")
-    foreign = GaussianPosterior("laplace", Context(print, ()), {}, np.zeros(1), np.eye(1), (("weights", 1),))
+    foreign = SiteGaussian("laplace", Context(print, ()), {}, np.zeros(1), np.eye(1), (("weights", 1),))
     with pytest.raises(ValueError, match="BradleyTerry, Thurstone or Davidson"):
         select_pairs(items, foreign, 2)
     abilities = laplace(BradleyTerry(AbilityHead(1.0)), items, Comparisons([0], [1], [1]))

@@ -10,9 +10,10 @@ from jax.flatten_util import ravel_pytree
 from numpyro.handlers import scale
 
 from tercet.inference import comparison_information, fisher_information
-from tercet.inference.posteriors.fisher import _FAMILIES
+from tercet.inference.posteriors.fisher_families import family_information
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, LinearHead, Thurstone
-from tercet.models.preferences.distributions import BernoulliProbit, SoftBernoulliLogits
+from tercet.models.preferences.distributions import SoftBernoulli
+from tercet.models.preferences.links import Logistic, Probit
 
 X = np.array([[0.4, -1.0], [1.2, 0.3], [-0.5, 0.8]])
 A = np.array([[1.0, 0.3], [0.2, 1.5]])
@@ -25,8 +26,8 @@ def covariance(t):
 FAMILIES = {
     "bernoulli logits": lambda t: dist.BernoulliLogits(X @ t),
     "bernoulli probs": lambda t: dist.BernoulliProbs(jax.nn.sigmoid(X @ t) ** 2),
-    "soft bernoulli": lambda t: SoftBernoulliLogits(X @ t),
-    "probit": lambda t: BernoulliProbit(X @ t),
+    "soft bernoulli": lambda t: SoftBernoulli(X @ t, Logistic()),
+    "probit": lambda t: SoftBernoulli(X @ t, Probit()),
     "categorical logits": lambda t: dist.CategoricalLogits(jnp.stack([X @ t, t[0] * X[:, 1], jnp.zeros(3)], -1)),
     "categorical probs": lambda t: dist.CategoricalProbs(jax.nn.softmax(jnp.stack([X @ t, X[:, 0]], -1))),
     "ordered": lambda t: dist.OrderedLogistic(X @ t, np.array([-0.7, 0.5])),
@@ -68,7 +69,8 @@ def test_closed_forms_are_the_covariance_of_the_score(family, seed):
 
 def test_every_family_is_covered():
     """The table above holds one of each class that has a closed form."""
-    classes = [c for entry, _ in _FAMILIES for c in (entry if isinstance(entry, tuple) else (entry,))]
+    classes = [c for c in family_information.registry if c is not object]
+    classes += [SoftBernoulli]  # says its own
     seen = [family(THETA) for family in FAMILIES.values()]
     assert [c for c in classes if not any(isinstance(fn, c) for fn in seen)] == []
 
@@ -142,7 +144,7 @@ def test_observed_or_not_is_the_same_design():
 
 def test_questions_without_an_answer_are_refused(make_data):
     items, answers = make_data()
-    with pytest.raises(ValueError, match="no answers besides the sites"):
+    with pytest.raises(ValueError, match="no observations besides the given sites"):
         fisher_information(lambda: numpyro.sample("t", dist.Normal(0, 1)), {"t": 0.0})
     with pytest.raises(ValueError, match="with annotators use fisher_information"):
         comparison_information(BradleyTerry(annotators=True), {}, items, answers)
@@ -153,5 +155,5 @@ def test_questions_without_an_answer_are_refused(make_data):
         t = numpyro.sample("t", dist.Normal(0, 1))
         numpyro.sample("y", dist.Normal(t, 1).expand([2]).mask(jnp.array([True, False])).to_event(1))
 
-    with pytest.raises(ValueError, match="masked answer"):
+    with pytest.raises(ValueError, match="observation is masked"):
         fisher_information(masked, {"t": 0.0})

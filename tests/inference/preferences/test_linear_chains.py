@@ -9,9 +9,8 @@ import pytest
 from numpyro.infer.util import log_density
 
 from tercet.inference import laplace, nuts, reward_difference
-from tercet.inference.preferences import linear_chains
+from tercet.inference.posteriors.nuts import _has_whitened_form
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone
-from tercet.models._inputs import as_jax
 
 
 @pytest.fixture
@@ -40,14 +39,10 @@ def test_the_target_is_the_density_of_the_model(model, many, data, rng):
     if not many and isinstance(model.head, AbilityHead) and math.isinf(model.prior_sd):
         pytest.skip("few answers do not connect the items")
     fit = laplace(model, items, answers)
-    assert linear_chains.has_whitened_form(fit, model)
-    whitened = as_jax(linear_chains._whitened(model.linear_form(items, answers), fit.center, fit.root))
-    gauge = model.linear_form(items, answers).gauge
+    assert _has_whitened_form(fit, model)
+    target, whitened = model.whitened(fit.center, fit.root, items, answers)
     u = rng.normal(size=(5, len(fit.center)))
-    ours = [
-        log_density(linear_chains._target, (model, u.shape[1], gauge, whitened), {}, {"u": jnp.asarray(one)})[0]
-        for one in u
-    ]
+    ours = [log_density(target, (whitened,), {}, {"u": jnp.asarray(one)})[0] for one in u]
     theirs = fit.log_density(fit.unravel(fit.center + u @ fit.root.T))
     np.testing.assert_allclose(np.diff(ours), np.diff(theirs), atol=1e-8)
 
@@ -82,6 +77,6 @@ def test_another_model_takes_the_general_way(data):
     items, answers = data
     ties = Comparisons(answers.first, answers.second, np.round(answers.outcome * 2) / 2)
     fit = laplace(Davidson(LinearHead(1.0)), items, ties)
-    assert not linear_chains.has_whitened_form(fit, Davidson(LinearHead(1.0)))
+    assert not _has_whitened_form(fit, Davidson(LinearHead(1.0)))
     other = laplace(BradleyTerry(LinearHead(1.0)), items, answers)
-    assert not linear_chains.has_whitened_form(other, BradleyTerry(LinearHead(2.0)))
+    assert not _has_whitened_form(other, BradleyTerry(LinearHead(2.0)))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tercet.inference import geographically_weighted_regression
-from tercet.inference.space import local_regression as module
+from tercet.inference.space import Neighbours
+from tercet.inference.space.local_least_squares import EDGE, ScaledData, leave_one_out_errors, predict_locally
 from tercet.models import Sites, distances
 
 METRICS = ["plane", "sphere"]
@@ -31,7 +32,7 @@ def assert_finite(found: Any) -> None:
 def refit(gap: np.ndarray, x: np.ndarray, y: np.ndarray, k: int, x0: np.ndarray) -> tuple[np.ndarray, ...]:
     """Everything that is predicted at one site, by dense matrices over the k nearest of all sites."""
     near = np.lexsort((np.arange(len(gap)), gap))[:k]
-    w = np.square(1 - np.square(gap[near] / (gap[near].max() * (1 + module.EDGE))))
+    w = np.square(1 - np.square(gap[near] / (gap[near].max() * (1 + EDGE))))
     design, root = np.column_stack([np.ones(k), x[near]]), np.sqrt(w)
     beta = np.linalg.lstsq(root[:, None] * design, root * y[near], rcond=None)[0]
     solve = np.linalg.pinv(root[:, None] * design) * root  # coefficients as a function of the response
@@ -64,7 +65,7 @@ def test_dense_refit_at_every_site(metric: str, dim: int, p: int, k: Any, rng: n
 
 
 @pytest.mark.parametrize("layout", ["plane", "sphere", "lattice", "duplicates"])
-def test_leave_one_out_is_a_refit_without_the_site(layout: str, rng: np.random.Generator, monkeypatch: Any) -> None:
+def test_leave_one_out_is_a_refit_without_the_site(layout: str, rng: np.random.Generator) -> None:
     """For every number of neighbours tried; ties in distance by the lowest index, also with the site taken out."""
     sites = scattered(rng, 64, layout if layout in METRICS else "plane")
     if layout == "lattice":
@@ -84,8 +85,8 @@ def test_leave_one_out_is_a_refit_without_the_site(layout: str, rng: np.random.G
             square += (y[i] - refit(gap[i, rest], x[rest], y[rest], k, x[i])[0]) ** 2
         assert error == pytest.approx(square / 64, rel=1e-8)
     assert found.neighbours == min(found.leave_one_out, key=lambda k: found.leave_one_out[k])
-    monkeypatch.setattr(module, "THIN", np.inf)  # every weight directly, none by moments
-    direct = geographically_weighted_regression(sites, x, y).leave_one_out
+    # Every weight directly, none by moments.
+    direct = leave_one_out_errors(sites, ScaledData(x, y), fewest=7, most=63, direct_below=np.inf)
     np.testing.assert_allclose(list(direct.values()), list(found.leave_one_out.values()), rtol=1e-6)
 
 
@@ -237,7 +238,7 @@ def test_without_residual_freedom_the_response_stands_in(rng: np.random.Generato
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     sites, y = np.concatenate([[[0.0, 0.0]], ring]), rng.normal(size=9)
     fit = geographically_weighted_regression(sites, None, y, neighbours=5)
-    with pytest.warns(UserWarning, match="do not tell"):
+    with pytest.warns(UserWarning, match="do not determine"):
         found = fit.predict([[0.0, 0.0]])
     assert found.mean[0] == pytest.approx(y[0])
     assert found.standard_error[0] == pytest.approx(y.std(), rel=1e-6)
@@ -264,21 +265,21 @@ def test_order_of_sites_does_not_matter(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(one.predict(new, x_new).mean, other.predict(new, x_new).mean)
 
 
-def test_blocks_do_not_matter(rng: np.random.Generator, monkeypatch: Any) -> None:
+def test_blocks_do_not_matter(rng: np.random.Generator) -> None:
     sites, x, y = rng.uniform(size=(90, 2)), rng.normal(size=(90, 2)), rng.normal(size=90)
     whole = geographically_weighted_regression(sites, x, y)
     mean = whole.predict(sites, x).mean
-    monkeypatch.setattr(module, "BLOCK", 200)
-    parts = geographically_weighted_regression(sites, x, y)
-    np.testing.assert_allclose(list(parts.leave_one_out.values()), list(whole.leave_one_out.values()))
-    np.testing.assert_allclose(parts.predict(sites, x).mean, mean)
+    data, known = ScaledData(x, y), Sites(sites)
+    parts = leave_one_out_errors(known, data, fewest=7, most=89, entries=200)
+    np.testing.assert_allclose(list(parts.values()), list(whole.leave_one_out.values()))
+    blocks = predict_locally(Neighbours(known, entries=200), data, known, x, whole.neighbours)
+    np.testing.assert_allclose(blocks.mean, mean)
 
 
-def test_a_search_that_ends_at_its_limit_says_so(rng: np.random.Generator, monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "MOST_NEIGHBOURS", 20)
+def test_a_search_that_ends_at_its_limit_says_so(rng: np.random.Generator) -> None:
     sites, x = rng.uniform(size=(300, 2)), rng.normal(size=(300, 1))
     with pytest.warns(UserWarning, match="most neighbours tried, 20 of 300 sites"):
-        geographically_weighted_regression(sites, x, x[:, 0] + 0.1 * rng.normal(size=300))
+        geographically_weighted_regression(sites, x, x[:, 0] + 0.1 * rng.normal(size=300), max_neighbours=20)
 
 
 def test_bad_input_is_named() -> None:
@@ -295,6 +296,7 @@ def test_bad_input_is_named() -> None:
         ({"sites": y}, "must have shape"),
         ({"neighbours": 4}, "from 5 to the 20 sites, got 4"),
         ({"neighbours": 21}, "from 5 to the 20 sites, got 21"),
+        ({"max_neighbours": 4}, "max_neighbours must be at least 5, got 4"),
     ]:
         with pytest.raises(ValueError, match=message):
             fit(**({"sites": sites, "covariates": x, "response": y} | change))

@@ -15,7 +15,7 @@ from tercet.inference import (
     sampling_variability,
     snn_risk,
 )
-from tercet.inference.space.fill_distance import relative_fill
+from tercet.inference.space.fill_distances import relative_fill
 from tercet.inference.space.risk_intervals import bias_aware_half_length
 from tercet.models import Sites, distances
 
@@ -68,8 +68,10 @@ def test_snn_is_its_definition(name, weighted, rng):
         assert found.estimate == pytest.approx(weights @ losses, abs=1e-12)
         np.testing.assert_allclose(found.weights, weights, atol=1e-13)
         assert found.bound == pytest.approx(value, rel=1e-9)
-        assert found.lipschitz * found.farthest + found.spread == pytest.approx(found.bound)
-        assert sum(found.ladder[[rung[0] for rung in found.ladder].index(k)][1:]) == pytest.approx(found.bound)
+        assert found.lipschitz * found.max_distance + found.noise_term == pytest.approx(found.bound)
+        assert sum(found.bound_terms[[terms[0] for terms in found.bound_terms].index(k)][1:]) == pytest.approx(
+            found.bound
+        )
 
 
 def test_one_neighbour_is_the_nearest_loss(rng):
@@ -81,7 +83,7 @@ def test_one_neighbour_is_the_nearest_loss(rng):
             found = nearest_neighbour_risk(losses, validation, test)
         assert found.estimate == pytest.approx(losses[np.argmin(gap, axis=1)].mean(), abs=1e-12)
         assert found.mean_distance == pytest.approx(gap.min(axis=1).mean())
-        assert found.farthest == pytest.approx(gap.min(axis=1).max())
+        assert found.max_distance == pytest.approx(gap.min(axis=1).max())
         assert found.bound is None
         assert found.bias is None
 

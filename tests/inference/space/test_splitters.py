@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.utils.validation import check_random_state
 
 from tercet.inference import BufferedLeaveOneOut, NearestNeighbourMatching, SpatialBlocks
-from tercet.inference.space.splitters import to_training
+from tercet.inference.space.folds import distance_to_other_folds
 from tercet.models import Sites, distances
 from tercet.models.space.geometry import EARTH_RADIUS
 
@@ -213,7 +213,7 @@ def test_mismatch_is_the_distance_of_two_laws(metric: str, rng: np.random.Genera
     found = NearestNeighbourMatching(here, there, 5, key=int(rng.integers(100)))
     gap, same = distances(here, here), found.folds[:, None] == found.folds
     to_others = np.where(same, np.inf, gap).min(axis=1)
-    np.testing.assert_allclose(to_training(here, found.folds), to_others, rtol=1e-6)
+    np.testing.assert_allclose(distance_to_other_folds(here, found.folds), to_others, rtol=1e-6)
     wanted = distances(there, here).min(axis=1)
     levels = (np.arange(10_000) + 0.5) / 10_000
     one, other = (np.quantile(law, levels, method="inverted_cdf") for law in (to_others, wanted))
@@ -230,10 +230,10 @@ def test_matching_keeps_folds_at_random_where_predictions_are_like_the_sites(rng
     sites, there = Sites(rng.uniform(size=(500, 2))), rng.uniform(size=(500, 2))
     found = NearestNeighbourMatching(sites, there, 5, key=int(rng.integers(100)))
     assert found.mismatch <= found.random_mismatch
-    at_random = np.median(to_training(sites, rng.permutation(500) % 5))
-    assert np.median(to_training(sites, found.folds)) == pytest.approx(at_random, rel=0.25)
+    at_random = np.median(distance_to_other_folds(sites, rng.permutation(500) % 5))
+    assert np.median(distance_to_other_folds(sites, found.folds)) == pytest.approx(at_random, rel=0.25)
     blocks = SpatialBlocks(sites, 5, side=0.3)  # the control: blocks are another thing
-    assert np.median(to_training(sites, blocks.folds)) > 1.5 * at_random
+    assert np.median(distance_to_other_folds(sites, blocks.folds)) > 1.5 * at_random
 
 
 @pytest.mark.parametrize("metric", METRICS)

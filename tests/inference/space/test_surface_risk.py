@@ -13,7 +13,7 @@ from tercet.inference import (
     nuts,
     surface_risk,
 )
-from tercet.inference.space.surfaces import SurfaceDraws, _conditioned, _paths, basis_functions
+from tercet.inference.space.surfaces import SurfaceDraws, basis_functions, pathwise_draws, weight_draws
 from tercet.models import Frame, LossSurface, Sites
 
 PARAMETERS = {"level": 0.4, "amplitude": 1.2, "length": 0.5, "noise": 0.3}
@@ -26,8 +26,8 @@ def many(count: int) -> dict[str, np.ndarray]:
 def drawn(model: LossSurface, places: np.ndarray, seen: np.ndarray, count: int, rng) -> SurfaceDraws:
     """Surfaces given the parameters, by either route."""
     if model.basis:
-        return SurfaceDraws(model, many(count), _conditioned(model, many(1), places, seen, count, rng))
-    paths = tuple(_paths(model, PARAMETERS, places, seen, 20, rng) for _ in range(count // 20))
+        return SurfaceDraws(model, many(count), weight_draws(model, many(1), places, seen, repeat=count, rng=rng))
+    paths = tuple(pathwise_draws(model, PARAMETERS, places, seen, repeat=20, rng=rng) for _ in range(count // 20))
     return SurfaceDraws(model, many(count), paths=paths)
 
 

@@ -20,7 +20,6 @@ from tercet.inference import (
 from tercet.models import (
     BradleyTerry,
     Comparisons,
-    Embeddings,
     Items,
     LinearHead,
     MLPHead,
@@ -28,8 +27,10 @@ from tercet.models import (
     open_embeddings,
     project,
 )
+from tercet.models.items.on_disk import OnDisk
 
 PROMPTS, RESPONSES, D = 7, 5, 4
+FEW = 8 * D * 3  # bytes of three rows: little data are read in many blocks
 
 
 class Dataset:
@@ -53,16 +54,6 @@ class Dataset:
     def __getitem__(self, rows):
         self.asked.append(rows)
         return {name: self.columns[name][rows] for name in self.shown}
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of a few rows, so that little data are read in many."""
-    from tercet.models.items import embeddings
-    from tercet.models.preferences import streamed_rows
-
-    monkeypatch.setattr(embeddings, "BLOCK_BYTES", 8 * D * 3)
-    monkeypatch.setattr(streamed_rows, "BLOCK_BYTES", 8 * D * 3)
 
 
 @pytest.fixture
@@ -96,10 +87,10 @@ def stored(request, tmp_path):
     return lambda array: write(request.param, array, tmp_path)
 
 
-def test_rows_of_a_matrix_are_those_in_memory(stored, cube, small_blocks):
+def test_rows_of_a_matrix_are_those_in_memory(stored, cube):
     flat = cube.reshape(-1, D)
     source, options = stored(flat)
-    found = open_embeddings(source, **options)
+    found = open_embeddings(source, block_bytes=FEW, **options)
     assert found.shape == (PROMPTS * RESPONSES, D)
     np.testing.assert_allclose(found[:], flat, rtol=1e-7)
     for key in (slice(3, 20), np.array([9, 2, 2, 30]), np.arange(35) % 4 == 0, slice(0, 35, 6), [5]):
@@ -139,11 +130,11 @@ def test_a_dataset_is_asked_for_the_rows_and_the_column_only(cube):
 
 @pytest.mark.parametrize("model", [BradleyTerry, Thurstone])
 @pytest.mark.parametrize("order", [False, True])
-def test_the_streamed_fit_is_the_one_in_memory(model, order, rng, tmp_path, small_blocks):
+def test_the_streamed_fit_is_the_one_in_memory(model, order, rng, tmp_path):
     """Mode, precision, evidence and learned scale, to 1e-10; more comparisons than items and fewer."""
     features = rng.normal(size=(40, D)) + 3.0
     np.save(tmp_path / "x.npy", features)
-    streamed = Items(open_embeddings(tmp_path / "x.npy"))
+    streamed = Items(open_embeddings(tmp_path / "x.npy", block_bytes=FEW))
     for m in (15, 300):
         first = rng.integers(40, size=m)
         answers = Comparisons(first, (first + rng.integers(1, 40, size=m)) % 40, rng.random(m), rng.random(m) + 0.5)
@@ -157,7 +148,7 @@ def test_the_streamed_fit_is_the_one_in_memory(model, order, rng, tmp_path, smal
             assert there.diagnostics["log_evidence"] == pytest.approx(here.diagnostics["log_evidence"], abs=1e-8)
 
 
-def test_scores_stream(rng, tmp_path, small_blocks):
+def test_scores_stream(rng, tmp_path):
     features = rng.normal(size=(40, D))
     np.save(tmp_path / "x.npy", features)
     items, streamed = Items(features), Items(open_embeddings(tmp_path / "x.npy"))
@@ -180,11 +171,11 @@ def test_scores_stream(rng, tmp_path, small_blocks):
         np.testing.assert_allclose(win_probability(who, streamed, answers), win_probability(who, items, answers))
 
 
-def test_projections_and_networks_stream(rng, tmp_path, small_blocks):
+def test_projections_and_networks_stream(rng, tmp_path):
     """Raw embeddings on disk: projected as they are read, trained on by minibatches, scored by ensembles."""
     raw, rewards = simulated_prompts(30, 2, D, key=1)
     np.save(tmp_path / "x.npy", raw.features)
-    streamed = Items(open_embeddings(tmp_path / "x.npy"))
+    streamed = Items(open_embeddings(tmp_path / "x.npy", block_bytes=FEW))
     first = rng.integers(60, size=400)
     second = (first + rng.integers(1, 60, size=400)) % 60
     answers = Comparisons(first, second, (rewards[first] > rewards[second]).astype(float))
@@ -237,10 +228,10 @@ def test_a_file_that_changes_under_our_hands_is_told(kind, cube, tmp_path):
         found[:2]
 
 
-def test_one_missing_number_among_many_is_told(cube, tmp_path, small_blocks):
+def test_one_missing_number_among_many_is_told(cube, tmp_path):
     cube[4, 2, 1] = np.nan
     np.save(tmp_path / "x.npy", cube)
-    items = Items(open_embeddings(tmp_path / "x.npy"))
+    items = Items(open_embeddings(tmp_path / "x.npy", block_bytes=FEW))
     with pytest.raises(ValueError, match=r"x.npy, rows 21 to 23, has NaN or infinite values in 1 row"):
         laplace(BradleyTerry(LinearHead(1.0)), items, Comparisons([0], [1], [1.0]))
 
@@ -266,7 +257,7 @@ def test_refusals(cube, tmp_path, monkeypatch):
     fit = laplace(BradleyTerry(LinearHead(1.0)), items, answers)
     with pytest.raises(ValueError, match=r"features on disk.*load what is needed"):
         fit.to_arviz()
-    assert isinstance(items.features, Embeddings)
+    assert isinstance(items.features, OnDisk)
     for suffix, module in ((".safetensors", "safetensors"), (".parquet", "pyarrow")):
         (tmp_path / f"y{suffix}").write_bytes(b"")
         monkeypatch.setitem(sys.modules, module, None)

@@ -1,5 +1,7 @@
 """Links and their distributions against NumPyro's, finite differences, numerical integrals."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,10 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from tercet.models.preferences.distributions import BernoulliProbit, SoftBernoulliLogits
+from tercet.models.preferences.distributions import SoftBernoulli
 from tercet.models.preferences.links import Logistic, Probit, gauss_hermite, inverse_mills
 
-LINKS = [(Logistic(), SoftBernoulliLogits), (Probit(), BernoulliProbit)]
+LINKS = [(link, partial(SoftBernoulli, link=link)) for link in (Logistic(), Probit())]
 each_link = pytest.mark.parametrize(("link", "family"), LINKS, ids=["logistic", "probit"])
 R = np.linspace(-6, 6, 49)
 
@@ -57,9 +59,13 @@ def test_entropy_is_that_of_a_coin(link, family):
 def test_hard_outcomes_agree_with_numpyro():
     """Logistic: BernoulliLogits; probit: BernoulliProbs of Phi(r)."""
     for y in (0, 1):
-        np.testing.assert_allclose(SoftBernoulliLogits(R).log_prob(y), dist.BernoulliLogits(R).log_prob(y), rtol=1e-12)
+        np.testing.assert_allclose(
+            SoftBernoulli(R, Logistic()).log_prob(y), dist.BernoulliLogits(R).log_prob(y), rtol=1e-12
+        )
         phi = scipy.stats.norm.cdf(R)
-        np.testing.assert_allclose(BernoulliProbit(R).log_prob(y), dist.BernoulliProbs(phi).log_prob(y), rtol=1e-7)
+        np.testing.assert_allclose(
+            SoftBernoulli(R, Probit()).log_prob(y), dist.BernoulliProbs(phi).log_prob(y), rtol=1e-7
+        )
 
 
 @each_link

@@ -12,7 +12,7 @@ from numpyro.handlers import trace
 
 from tercet.models import Frame, LossSurface, Sites
 from tercet.models.space.basis_normal import BasisNormal
-from tercet.models.space.kernels import KERNELS, SMOOTHNESS, covariance, frequencies, slope_over_distance
+from tercet.models.space.kernels import KERNELS, SMOOTHNESS, covariance, derivative_over_distance, frequencies
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -29,7 +29,7 @@ def test_kernels_are_those_of_scikit_learn(kernel, rng):
 def test_slopes_of_kernels_by_differences(kernel, rng):
     x, y, step = rng.normal(size=(1, 2)), rng.normal(size=(6, 2)), 1e-6
     ahead, behind = (covariance(kernel, x + s * np.array([[step, 0.0]]), y, 0.9) for s in (1, -1))
-    found = slope_over_distance(kernel, np.square(x - y).sum(axis=1), 0.9) * (x - y)[:, 0]
+    found = derivative_over_distance(kernel, np.square(x - y).sum(axis=1), 0.9) * (x - y)[:, 0]
     np.testing.assert_allclose(found, ((ahead - behind) / (2 * step))[0], atol=1e-8)
 
 
@@ -43,7 +43,7 @@ def test_random_frequencies_make_the_kernel(kernel, rng):
 
 def test_no_gradient_where_there_is_none():
     with pytest.raises(ValueError, match="nowhere smooth"):
-        slope_over_distance("matern 1/2", np.ones(3), 1.0)
+        derivative_over_distance("matern 1/2", np.ones(3), 1.0)
 
 
 @pytest.mark.precision
