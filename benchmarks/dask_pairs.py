@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from tercet.datasets import simulated_preferences
-from tercet.designs import Selection, select_pairs
+from tercet.designs import select_pairs
+from tercet.designs.select import Selection
 from tercet.inference import laplace
 from tercet.models import BradleyTerry
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from tercet.designs import CRITERIA, learning_curve, paired_differences
 from tercet.designs.criteria.criterion import Criterion
-from tercet.inference import simultaneous_bound
+from tercet.inference.preferences import simultaneous_bound
 from tercet.plots import plot_learning_curve
 
 DEFAULT, BASELINE = "greedy V", "random"

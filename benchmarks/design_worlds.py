@@ -14,7 +14,8 @@ from scipy.special import expit
 from tercet.datasets import annotate, simulated_prompts, word_valence
 from tercet.datasets.preferences import RatedItems
 from tercet.designs import candidate_pairs
-from tercet.inference import GaussianPosterior, log_loss, reward, spearman, spearman_within_prompts, win_probability
+from tercet.inference import log_loss, reward, spearman, spearman_within_prompts, win_probability
+from tercet.inference.posteriors import GaussianPosterior
 from tercet.models import BradleyTerry, ComparisonModel, Comparisons, Items, LinearHead, project
 
 WEAK = 16.0  # logits: a weakly informative prior scale

@@ -133,7 +133,8 @@ def held_out(file: Path) -> None:
 
     The sd is that of the difference to the best trivial baseline when cells are drawn anew (bootstrap of both clouds).
     """
-    from tercet.inference import persistence, reference_mode, transport_midpoint, wasserstein
+    from tercet.inference import reference_mode, wasserstein
+    from tercet.inference.trajectories import persistence, transport_midpoint
     from tercet.inference.trajectories.reference_selection import bridge_marginal
     from tercet.models import ReferenceSDE, SnapshotModel, Snapshots, brownian, constant_volatility, gradient_field
 

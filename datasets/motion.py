@@ -160,7 +160,8 @@ def motion_snapshots(
     Examples
     --------
     >>> import numpy as np
-    >>> from tercet.datasets import Motion, motion_snapshots
+    >>> from tercet.datasets import motion_snapshots
+    >>> from tercet.datasets.motion import Motion
     >>> swing = Motion(np.array([[0.0], [10.0], [30.0]]), ("arm 1",), np.array([0.0, 1.0, 2.0]))
     >>> lift = Motion(np.array([[0.0], [8.0]]), ("arm 1",), np.array([0.0, 2.0]))
     >>> motion_snapshots([swing, lift], [0.5, 1.5]).particles[1].tolist()

@@ -1,8 +1,6 @@
 from .items.items import Items as Items
 from .items.on_disk import open_embeddings as open_embeddings
 from .items.principal_components import project as project
-from .items.projection import FeatureMap as FeatureMap
-from .items.projection import Projection as Projection
 from .preferences.comparison_models import BradleyTerry as BradleyTerry
 from .preferences.comparison_models import ComparisonModel as ComparisonModel
 from .preferences.comparison_models import Davidson as Davidson
@@ -13,12 +11,8 @@ from .preferences.graded import RaoKupper as RaoKupper
 from .preferences.heads import AbilityHead as AbilityHead
 from .preferences.heads import Head as Head
 from .preferences.heads import LinearHead as LinearHead
-from .preferences.heads import LinearInParameters as LinearInParameters
-from .preferences.heads import ScaledHead as ScaledHead
-from .preferences.mlp_head import HiddenFeatures as HiddenFeatures
 from .preferences.mlp_head import MLPHead as MLPHead
 from .preferences.pointwise import PointwiseClassifier as PointwiseClassifier
-from .space.frames import Frame as Frame
 from .space.geometry import distances as distances
 from .space.loss_surfaces import LossSurface as LossSurface
 from .space.sites import Sites as Sites

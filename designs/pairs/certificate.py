@@ -15,7 +15,7 @@ from tercet.designs.pairs.pair_candidates import pair_candidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.select import Selection
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.reward_view import RewardView
+from tercet.inference.preferences.reward_view import RewardView, on
 from tercet.models._inputs import KeyLike, as_pairs
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparisons import Comparisons
@@ -99,7 +99,8 @@ def relaxation(
     >>> bool(picked.gains.sum() <= best.bound)
     True
     """
-    pool = pair_candidates(items, posterior, candidates, exclude, key).pool(posterior, None)
+    view = on(posterior, items)
+    pool = pair_candidates(view, candidates, exclude, key).pool(view, None)
     if not (0 <= budget <= len(pool) and budget == int(budget)):
         raise ValueError(f"budget must be a whole number between 0 and the {len(pool):,} candidates, got {budget}.")
     return _frank_wolfe(pool, int(budget), steps, tolerance)
@@ -134,7 +135,8 @@ def optimality_gap(
     ----------
     Frank, Wolfe (1956), Naval Research Logistics Quarterly 3; Jaggi (2013), ICML.
     """
-    listed = pair_candidates(items, posterior, candidates, exclude, key)
+    view = on(posterior, items)
+    listed = pair_candidates(view, candidates, exclude, key)
     pairs = as_pairs(selection.chosen if isinstance(selection, Selection) else selection, len(listed.items))
     batch = [tuple(pair) for pair in pairs.tolist()]
     position = {tuple(pair): k for k, pair in enumerate(listed.pairs.tolist())}
@@ -144,7 +146,7 @@ def optimality_gap(
             f"the batch must be different pairs among the candidates, got {others[0] if others else 'one twice'}; "
             "pass the candidates, exclude and key that were given to select_pairs."
         )
-    pool = listed.pool(posterior, None)
+    pool = listed.pool(view, None)
     weights = np.zeros(len(pool))
     weights[[position[pair] for pair in batch]] = 1.0
     value = float(np.linalg.slogdet(_information(pool, weights))[1])

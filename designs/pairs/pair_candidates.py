@@ -129,16 +129,14 @@ class PairCandidates(AbstractPairCandidates):
 
 
 def pair_candidates(
-    items: Items | ArrayLike,
-    posterior: Posterior | RewardView,
+    view: RewardView,
     candidates: Scheme | int | ArrayLike,
     exclude: Comparisons | ArrayLike | None,
     key: KeyLike,
     n: int | None = None,
 ) -> PairCandidates:
     """The candidates of `select_pairs`: the same arguments give the same pairs."""
-    known = on(posterior, items).items
-    return PairCandidates(known, listed_pairs(known, candidates, key, exclude, n))
+    return PairCandidates(view.items, listed_pairs(view.items, candidates, key, exclude, n))
 
 
 def _head_features(view: RewardView, items: Items) -> Features:

@@ -106,14 +106,14 @@ def select_pairs(
             size = min(random_batches * max(1, int(budget)), available)
 
             def sample() -> PairPool:
-                return pair_candidates(view.items, view, scheme, exclude, key, size).pool_of_items(view, target)
+                return pair_candidates(view, scheme, exclude, key, size).pool_of_items(view, target)
 
             pool = _all_pairs(view, scheme, exclude, sample=sample, tiling=tiling)
             tile = rule.tile(pool) if _has_tiles(view) else None
             if tile is not None:
                 return _select_in_tiles(rule, tile, pool, int(budget), key=key, random_batches=random_batches)
             _check_may_be_listed(view.items, available, rule)
-    chosen_from = pair_candidates(view.items, view, candidates, exclude, key)
+    chosen_from = pair_candidates(view, candidates, exclude, key)
     if annotators is not None:
         single = len(chosen_from)
         chosen_from = chosen_from.asking(view, annotators)

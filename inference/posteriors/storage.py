@@ -50,8 +50,8 @@ def load(path: str | Path, *args: object, model: Model | None = None, **kwargs: 
     header, arrays = files.read(path)
     if model is None and header.undefined is not None:
         warnings.warn(
-            f"{path} holds a posterior of a model with an object of class {header.undefined}, which has not been "
-            "defined, and is loaded without its model: define or import the class before, or give load(..., model=...).",
+            f"the model of {path} contains an object of class {header.undefined}, which has not been defined: the "
+            "posterior is loaded without its model. Define or import the class first, or give load(..., model=...).",
             stacklevel=2,
         )
     context = Context(

@@ -119,15 +119,15 @@ def order_influence(
     return _confirmed(untested, view, answers, counts[chosen], int(at_most * len(answers)))
 
 
-def _effects(view: RewardView, answers: Comparisons, pairs: np.ndarray) -> np.ndarray:
-    """Change [pairs, m] of each difference when a comparison is dropped."""
+def _effects(view: RewardView, answers: Comparisons, pairs: Int[np.ndarray, "k 2"]) -> Float[np.ndarray, "k m"]:
+    """Change [pairs, m] of each difference when one comparison is dropped, by one Newton step."""
     model, rewards = view.model, view.gaussian
     link, design = model.link, rewards.rows(answers.pairs, model.covariates(len(answers)))
     rows, eta, weight = design.matmat(rewards.root), rewards.moments(design).mean, answers.weights
     assert link is not None
     leverage = weight * link.curvature(eta, answers.outcome) * np.einsum("ij,ij->i", rows, rows)
-    push = -weight * link.score(eta, answers.outcome) / np.maximum(1.0 - leverage, 1e-6)
-    return rewards.rows(pairs).matmat(rewards.head_root) @ rows.T * push
+    step = -weight * link.score(eta, answers.outcome) / np.maximum(1.0 - leverage, 1e-6)
+    return np.asarray(rewards.rows(pairs).matmat(rewards.head_root) @ rows.T * step)
 
 
 def _fewest(difference: float, effects: np.ndarray) -> int:

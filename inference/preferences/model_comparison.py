@@ -77,8 +77,8 @@ def _check_same_answers(posteriors: Mapping[str, Posterior]) -> None:
     soft = ~np.isin(reference.outcome, (0.0, 1.0))
     if soft.any() and 0 < len(fractional) < len(posteriors):
         raise ValueError(
-            f"{soft.sum()} outcome(s) are ties or soft: {fractional} count them as fractions of a win, the other models "
-            "as outcomes of their own; compare models of one kind, or fit all to the decided outcomes, "
+            f"{soft.sum()} outcome(s) are ties or soft: {fractional} count them as fractions of a win, the others as "
+            "outcomes of their own; compare models of one kind, or fit all to the decided outcomes, "
             "comparisons.take((outcome == 0) | (outcome == 1))."
         )
 

@@ -35,7 +35,7 @@ def persistence(snapshots: Snapshots, time: float) -> np.ndarray:
 
     Examples
     --------
-    >>> from tercet.inference import persistence
+    >>> from tercet.inference.trajectories import persistence
     >>> from tercet.models import Snapshots
     >>> persistence(Snapshots([[[0.0]], [[1.0]], [[4.0]]], [0, 1, 2]), 1.5).tolist()
     [[1.0]]
@@ -67,7 +67,7 @@ def transport_midpoint(snapshots: Snapshots, time: float) -> np.ndarray:
 
     Examples
     --------
-    >>> from tercet.inference import transport_midpoint
+    >>> from tercet.inference.trajectories import transport_midpoint
     >>> from tercet.models import Snapshots
     >>> transport_midpoint(Snapshots([[[0.0], [10.0]], [[14.0], [2.0]]], [0, 1]), 0.25).tolist()
     [[0.5], [11.0]]
@@ -109,7 +109,7 @@ def noise_floor(
     Examples
     --------
     >>> import numpy as np
-    >>> from tercet.inference import noise_floor
+    >>> from tercet.inference.trajectories import noise_floor
     >>> noise_floor(lambda key: {1.0: np.random.default_rng(key).normal(size=(50, 2))}, repeats=3).shape
     (3, 1)
     """

@@ -245,7 +245,7 @@ def bridge_objective(
     Examples
     --------
     >>> import numpy as np
-    >>> from tercet.inference import bridge_objective
+    >>> from tercet.inference.trajectories import bridge_objective
     >>> from tercet.models import ReferenceSDE, Snapshots, constant_volatility, ornstein_uhlenbeck
     >>> rng = np.random.default_rng(0)
     >>> cells = Snapshots([rng.normal(k, 1.0, (40, 1)) for k in range(3)], times=[0.0, 1.0, 2.0])

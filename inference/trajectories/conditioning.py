@@ -69,7 +69,7 @@ def conditioned_paths(
     Examples
     --------
     >>> import numpy as np
-    >>> from tercet.inference import conditioned_paths
+    >>> from tercet.inference.trajectories import conditioned_paths
     >>> from tercet.models import ReferenceSDE, brownian, constant_volatility
     >>> sde = ReferenceSDE(brownian(1), constant_volatility(1.0))
     >>> x, y = np.zeros((4000, 1)), np.ones((4000, 1))
@@ -108,7 +108,7 @@ def conditioned_moments(
 
     Examples
     --------
-    >>> from tercet.inference import conditioned_moments
+    >>> from tercet.inference.trajectories import conditioned_moments
     >>> from tercet.models import ReferenceSDE, brownian, constant_volatility
     >>> sde = ReferenceSDE(brownian(1), constant_volatility(2.0))
     >>> mean, covariance = conditioned_moments(sde, {}, [[0.0]], [[3.0]], start=0.0, stop=3.0, times=[1.0, 2.0])

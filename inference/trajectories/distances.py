@@ -78,7 +78,7 @@ def transport_plan(first: ArrayLike, second: ArrayLike, *, max_copies: int = 2_0
 
     Examples
     --------
-    >>> from tercet.inference import transport_plan
+    >>> from tercet.inference.trajectories import transport_plan
     >>> plan = transport_plan([[0.0], [10.0]], [[1.0], [9.0], [11.0]])
     >>> plan.first.tolist(), plan.second.tolist(), plan.weight.round(3).tolist()
     ([0, 0, 1, 1], [0, 1, 1, 2], [0.333, 0.167, 0.167, 0.333])

@@ -14,7 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from tercet.inference.posteriors.minimise import WALL, Solution, minimise
+from tercet.inference.posteriors.minimise import LEAST_BARRIER, Solution, minimise
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.posteriors.sites import prior_draw
 from tercet.models._inputs import as_jax, as_key
@@ -197,7 +197,7 @@ def _refine(
             break
         start, root = _start_and_root(problem, matching, group[0].z)
         solution = search(problem.value_and_gradient, start, root=root)
-        if solution.value < WALL:
+        if solution.value < LEAST_BARRIER:
             ends.append((solution, len(group)))
     if not ends:
         raise ValueError(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import GaussianPosterior, UnconstrainedGaussian
-from tercet.inference.posteriors.minimise import CLOSE, Solution
+from tercet.inference.posteriors.minimise import DECREMENT_TOLERANCE, Solution
 from tercet.inference.posteriors.mode import curvature_factor, gaussian_evidence
 from tercet.inference.posteriors.options import LaplaceOptions
 from tercet.inference.posteriors.problem import Problem
@@ -244,7 +244,7 @@ def newton_to_mode(problem: Problem, near: Solution, options: LaplaceOptions) ->
             break
         step = scipy.linalg.cho_solve((factor, True), gradient)
         decrement = float(np.sqrt(gradient @ step))
-        converged = bool(norm <= max(options.tolerance, 1e-5) or decrement <= CLOSE)
+        converged = bool(norm <= max(options.tolerance, 1e-5) or decrement <= DECREMENT_TOLERANCE)
         best = Solution(z, value, gradient, decrement, steps, converged, near.reason)
         if norm <= options.tolerance:
             break

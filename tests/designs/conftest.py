@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tercet.designs import Tiling, select_pairs
-from tercet.inference import SampledPosterior
+from tercet.inference.posteriors import SampledPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import BradleyTerry, Comparisons, Davidson, Graded, Items, LinearHead, Thurstone

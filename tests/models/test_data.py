@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tercet.models import Comparisons, Items, Projection, Sites, Snapshots, project
+from tercet.models import Comparisons, Items, Sites, Snapshots, project
+from tercet.models.items import Projection
 
 X = np.arange(6.0).reshape(3, 2)
 

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tercet.designs import Criterion, VOptimality, learning_curve, paired_differences
+from tercet.designs import Criterion, learning_curve, paired_differences
+from tercet.designs.criteria import VOptimality
 from tercet.models import Items
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"

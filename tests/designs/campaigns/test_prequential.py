@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 from tercet.designs import PairCandidates, prequential
 from tercet.designs.campaigns.prequential_check import OVERCONFIDENT, batch_inflation
-from tercet.inference import GaussianPosterior
+from tercet.inference.posteriors import GaussianPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone

@@ -11,7 +11,8 @@ from scipy.special import expit
 
 from tercet.designs import PairCandidates, candidate_pairs, select_pairs, stopping_curve
 from tercet.designs.campaigns.stopping import batch_reduction, target_variance, variance_reductions
-from tercet.inference import GaussianPosterior, laplace
+from tercet.inference import laplace
+from tercet.inference.posteriors import GaussianPosterior
 from tercet.models import BradleyTerry, Comparisons, Items, LinearHead, project
 
 

@@ -8,16 +8,8 @@ import numpy as np
 import pytest
 
 from tercet.datasets import gaussian_field_task, simulated_preferences
-from tercet.designs import (
-    BatchBALD,
-    Criterion,
-    DOptimality,
-    Greedy,
-    LazyGreedy,
-    candidate_pairs,
-    select_pairs,
-    select_sites,
-)
+from tercet.designs import Criterion, candidate_pairs, select_pairs, select_sites
+from tercet.designs.criteria import BatchBALD, DOptimality, Greedy, LazyGreedy
 from tercet.inference import laplace
 from tercet.models import AbilityHead, BradleyTerry, LinearHead, LossSurface
 

@@ -11,23 +11,11 @@ import numpy as np
 import pytest
 
 from tercet.datasets import simulated_preferences
-from tercet.designs import (
-    CRITERIA,
-    BALDByDraws,
-    Criterion,
-    EPIGByDraws,
-    PairCandidates,
-    TopK,
-    candidate_pairs,
-    select_pairs,
-)
-from tercet.inference import (
-    LaplaceOptions,
-    SampledPosterior,
-    TrainingOptions,
-    laplace,
-    reward_difference,
-)
+from tercet.designs import CRITERIA, Criterion, PairCandidates, candidate_pairs, select_pairs
+from tercet.designs.criteria import TopK
+from tercet.designs.pairs import BALDByDraws, EPIGByDraws
+from tercet.inference import LaplaceOptions, TrainingOptions, laplace, reward_difference
+from tercet.inference.posteriors import SampledPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, MLPHead, project

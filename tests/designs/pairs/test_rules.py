@@ -19,20 +19,11 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from tercet.designs import (
-    CRITERIA,
-    Criterion,
-    DOptimality,
-    Greedy,
-    LazyGreedy,
-    PastAwareD,
-    PosteriorVariance,
-    PublishedD,
-    TopK,
-    VOptimality,
-    select_pairs,
-)
-from tercet.inference import GaussianPosterior, SampledPosterior, laplace
+from tercet.designs import CRITERIA, Criterion, select_pairs
+from tercet.designs.criteria import DOptimality, Greedy, LazyGreedy, PosteriorVariance, TopK, VOptimality
+from tercet.designs.pairs import PastAwareD, PublishedD
+from tercet.inference import laplace
+from tercet.inference.posteriors import GaussianPosterior, SampledPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone

@@ -10,19 +10,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tercet.designs import (
-    CRITERIA,
-    ClosedFormBALD,
-    Coreset,
-    Criterion,
-    Objective,
-    PublishedXtX,
-    SiteCandidates,
-    TopK,
-    WeightedDraw,
-    select,
-    select_pairs,
-)
+from tercet.designs import CRITERIA, Criterion, Objective, SiteCandidates, select, select_pairs
+from tercet.designs.criteria import TopK, WeightedDraw
+from tercet.designs.pairs import ClosedFormBALD, Coreset, PublishedXtX
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import Items
 

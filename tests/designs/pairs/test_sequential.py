@@ -15,17 +15,15 @@ from scipy.special import entr, expit, log_expit
 from tercet.datasets import simulated_preferences
 from tercet.designs import (
     CRITERIA,
-    EPIG,
     Criterion,
-    Greedy,
-    JointEntropy,
-    LazyGreedy,
     PairCandidates,
     candidate_pairs,
     optimality_gap,
     relaxation,
     select_pairs,
 )
+from tercet.designs.criteria import Greedy, LazyGreedy
+from tercet.designs.pairs import EPIG, JointEntropy
 from tercet.inference import laplace
 from tercet.models import BradleyTerry, Items, LinearHead
 

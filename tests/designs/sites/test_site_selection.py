@@ -17,7 +17,8 @@ from tercet.designs import (
     select_pairs,
     select_sites,
 )
-from tercet.inference import SampledPosterior, laplace
+from tercet.inference import laplace
+from tercet.inference.posteriors import SampledPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.models import BradleyTerry, Comparisons, Items, LinearHead, Sites
 

@@ -9,8 +9,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro.handlers import scale
 
-from tercet.inference import comparison_information, fisher_information
+from tercet.inference import fisher_information
 from tercet.inference.posteriors.fisher_families import family_information
+from tercet.inference.preferences import comparison_information
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, LinearHead, Thurstone
 from tercet.models.preferences.distributions import SoftBernoulli
 from tercet.models.preferences.links import Logistic, Probit

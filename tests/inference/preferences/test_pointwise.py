@@ -155,7 +155,7 @@ def test_calibration_recovers_a_slope_that_is_known(method, seed):
     first = rng.integers(400, size=8000)
     pairs = np.column_stack([first, (first + rng.integers(1, 400, size=8000)) % 400])
     answers = annotate(rewards, pairs, 1.0, key=seed)
-    found = calibrate_rewards(lambda i, c: lambda i: 3.0 * i.features[:, 0], items, answers, method)
+    found = calibrate_rewards(lambda i, c: lambda i: 3.0 * i.features[:, 0], items, answers, method=method)
     wanted = expit((rewards[pairs[:, 0]] - rewards[pairs[:, 1]]) / rewards.std())
     p = found.win_probability(items, pairs)
     np.testing.assert_allclose(p, wanted, atol=0.03 if method == "platt" else 0.12)

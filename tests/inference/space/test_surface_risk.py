@@ -5,16 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tercet.inference import (
-    expected_losses,
-    holdout_risk,
-    laplace,
-    lipschitz_constant,
-    nuts,
-    surface_risk,
-)
+from tercet.inference import holdout_risk, laplace, lipschitz_constant, nuts, surface_risk
+from tercet.inference.space import expected_losses
 from tercet.inference.space.surfaces import SurfaceDraws, basis_functions, pathwise_draws, weight_draws
-from tercet.models import Frame, LossSurface, Sites
+from tercet.models import LossSurface, Sites
+from tercet.models.space import Frame
 
 PARAMETERS = {"level": 0.4, "amplitude": 1.2, "length": 0.5, "noise": 0.3}
 

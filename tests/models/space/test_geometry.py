@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tercet.models import Frame, Sites, distances
+from tercet.models import Sites, distances
+from tercet.models.space import Frame
 from tercet.models.space.geometry import EARTH_RADIUS, as_sites, from_chord, positions, to_chord
 
 

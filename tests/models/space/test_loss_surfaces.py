@@ -10,7 +10,8 @@ import pytest
 from numpyro.handlers import seed as seeded
 from numpyro.handlers import trace
 
-from tercet.models import Frame, LossSurface, Sites
+from tercet.models import LossSurface, Sites
+from tercet.models.space import Frame
 from tercet.models.space.basis_normal import BasisNormal
 from tercet.models.space.kernels import KERNELS, SMOOTHNESS, covariance, derivative_over_distance, frequencies
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from tercet.datasets import annotate, annotation_pairs, simulated_preferences, simulated_prompts
-from tercet.designs import Criterion, DOptimality, LazyGreedy, candidate_pairs, select_pairs
+from tercet.designs import Criterion, candidate_pairs, select_pairs
+from tercet.designs.criteria import DOptimality, LazyGreedy
 from tercet.designs.pairs.candidates import count_pairs
 from tercet.designs.pairs.pair_candidates import pair_candidates
 from tercet.designs.pairs.tiled import all_pairs, pair_scores, sums_over_pairs, tiles
 from tercet.inference import laplace
+from tercet.inference.preferences import on
 from tercet.models import AbilityHead, BradleyTerry, Items, LinearHead, Thurstone
 from tercet.models.preferences.links import Logistic
 
@@ -149,7 +151,7 @@ def test_the_matrices_of_the_published_designs(across, seed):
     fit = laplace(BradleyTerry(), Items(items.features + 30.0, prompt=items.prompt), answers)
     scheme = "cross-prompt" if across else "all"
     out = np.concatenate([answers.pairs, answers.pairs[:5, ::-1], [[0, 1], [0, 53]]])
-    listed = pair_candidates(items, fit, scheme, out, 0).pool(fit, None)
+    listed = pair_candidates(on(fit, items), scheme, out, 0).pool(fit, None)
     everything = pair_scores.AllPairs(items, across, out)
     expected = listed.gram(listed.pairs, np.ones(len(listed)))
     np.testing.assert_allclose(sums_over_pairs.scatter_of_all(everything, listed), expected, rtol=1e-9, atol=1e-9)
