@@ -1,12 +1,12 @@
-"""How wrong is a map of elevations where airfields are few? Real sites, the truth held back, every estimator.
+"""The error of a map of elevations where airfields are few: real sites, the truth held out, every estimator.
 
 python benchmarks/airfields_study.py              # six draws, ten minutes
 python benchmarks/airfields_study.py --draws 3 --smoke
 
 Labels are a random sample of the world's airfields (nearly half of them in the United States): half train a local
-regression of log(1 + elevation) on place, half validate it. The risk, its mean absolute error (cut off at 4), is asked
-for on three layouts of airfields without labels: one a cell of three degrees (grid), all of Africa, and those within
-200 km of eight cities. Table: mean error of the estimate, how often its 90 % interval covers, its mean width.
+regression of log(1 + elevation) on location, half validate it. The risk, its mean absolute error (truncated at 4), is
+estimated for three layouts of airfields without labels: one per cell of three degrees (grid), all of Africa, and those
+within 200 km of eight cities. Table: mean error of the estimate, coverage of its 90 % interval, its mean width.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from tercet.datasets import Airfields, airfields
+from tercet.datasets import airfields
+from tercet.datasets.space import Airfields
 from tercet.inference import (
     NearestNeighbourMatching,
     geographically_weighted_regression,
@@ -51,17 +52,13 @@ CITIES = {
 
 def layouts(world: Airfields) -> dict[str, np.ndarray]:
     """Rows of the test airfields of each layout."""
-    place = world.sites.coordinates
-    cell = np.floor(place / CELL).astype(int)
-    off = np.abs(place / CELL - cell - 0.5).max(axis=1)
-    order = np.lexsort((off, cell[:, 1], cell[:, 0]))
+    location = world.sites.coordinates
+    cell = np.floor(location / CELL).astype(int)
+    from_middle = np.abs(location / CELL - cell - 0.5).max(axis=1)
+    order = np.lexsort((from_middle, cell[:, 1], cell[:, 0]))
     first = np.r_[True, (np.diff(cell[order], axis=0) != 0).any(axis=1)]
     near = distances(world.sites, Sites(list(CITIES.values()), "sphere")).min(axis=1) < REACH
     return {"grid": order[first], "Africa": np.flatnonzero(world.region == "Africa"), "cities": np.flatnonzero(near)}
-
-
-def at(world: Airfields, rows: np.ndarray) -> Sites:
-    return Sites(world.sites.coordinates[rows], "sphere")
 
 
 def study(world: Airfields, seed: int, labels: int) -> list[dict[str, Any]]:
@@ -70,46 +67,45 @@ def study(world: Airfields, seed: int, labels: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     labelled = rng.permutation(len(height))[: 2 * labels]
     train, validation = labelled[:labels], labelled[labels:]
-    fit = geographically_weighted_regression(at(world, train), None, height[train])
+    fit = geographically_weighted_regression(world.sites.take(train), None, height[train])
 
     def loss(rows: np.ndarray) -> np.ndarray:
-        return pointwise_losses(height[rows], fit.predict(at(world, rows)).mean, "absolute", bound=BOUND)
+        return pointwise_losses(height[rows], fit.predict(world.sites.take(rows)).mean, "absolute", bound=BOUND)
 
-    here, losses = at(world, validation), loss(validation)
-    surface = laplace(LossSurface.around(losses, world.sites, basis=0), here, losses)
+    sites, losses = world.sites.take(validation), loss(validation)
+    surface = laplace(LossSurface.around(losses, world.sites, basis=0), sites, losses)
     rows: list[dict[str, Any]] = []
-    for name, places in tests.items():
-        held = np.setdiff1d(places, labelled)
-        there, truth = at(world, held), float(loss(held).mean())
-        steep = lipschitz_constant(surface, there, draws=100)
-        plain = holdout_risk(losses, here, there)
-        found: dict[str, Any] = {
-            "holdout": plain,
-            "holdout, block bootstrap": sampling_variability(plain, losses, here),
-            "weighted (kernel)": weighted_holdout_risk(losses, here, there),
-            "weighted (classifier)": weighted_holdout_risk(losses, here, there, ratio="classifier"),
-            "matched splits": matched(world, height, labelled, there),
-            "1NN": nearest_neighbour_risk(losses, here, there, lipschitz=steep),
-            "SNN": snn_risk(losses, here, there, lipschitz=steep, loss_bound=BOUND),
-            "loss surface": surface_risk(surface, there),
+    for name, airfields_of_layout in tests.items():
+        held_out = np.setdiff1d(airfields_of_layout, labelled)
+        targets, truth = world.sites.take(held_out), float(loss(held_out).mean())
+        steepness = lipschitz_constant(surface, targets, draws=100)
+        holdout = holdout_risk(losses, sites, targets)
+        risks: dict[str, Any] = {
+            "holdout": holdout,
+            "holdout, block bootstrap": sampling_variability(holdout, losses, sites),
+            "weighted (kernel)": weighted_holdout_risk(losses, sites, targets),
+            "weighted (classifier)": weighted_holdout_risk(losses, sites, targets, ratio="classifier"),
+            "matched splits": matched(world, height, labelled, targets),
+            "1NN": nearest_neighbour_risk(losses, sites, targets, lipschitz=steepness),
+            "SNN": snn_risk(losses, sites, targets, lipschitz=steepness, loss_bound=BOUND),
+            "loss surface": surface_risk(surface, targets),
         }
-        for method, risk in found.items():
+        for method, risk in risks.items():
             low, high = risk.interval()
-            estimate = getattr(risk, "estimate", plain.estimate)
+            estimate = getattr(risk, "estimate", holdout.estimate)
             row = {"layout": name, "method": method, "draw": seed, "truth": truth, "estimate": estimate}
             rows.append(row | {"error": abs(estimate - truth), "covers": low <= truth <= high, "width": high - low})
     return rows
 
 
-def matched(world: Airfields, height: np.ndarray, labelled: np.ndarray, there: Sites) -> Any:
-    """Cross-validation on all labels, folds as far from training as the test sites are from the labels."""
-    sites = at(world, labelled)
+def matched(world: Airfields, height: np.ndarray, labelled: np.ndarray, targets: Sites) -> Any:
+    """Cross-validation on all labels, folds as far from training sites as the test sites are from the labels."""
+    sites, response = world.sites.take(labelled), height[labelled]
     losses = np.empty(len(labelled))
-    for train, left in NearestNeighbourMatching(sites, there, 5).split():
-        part = geographically_weighted_regression(at(world, labelled[train]), None, height[labelled[train]])
-        found = part.predict(at(world, labelled[left])).mean
-        losses[left] = pointwise_losses(height[labelled[left]], found, "absolute", bound=BOUND)
-    return holdout_risk(losses, sites, there)
+    for train, fold in NearestNeighbourMatching(sites, targets, 5).split():
+        part = geographically_weighted_regression(sites.take(train), None, response[train])
+        losses[fold] = pointwise_losses(response[fold], part.predict(sites.take(fold)).mean, "absolute", bound=BOUND)
+    return holdout_risk(losses, sites, targets)
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def one_set(particles: int, times: np.ndarray, width: float, arms: list[str], st
     def start(generator: np.random.Generator, n: int) -> np.ndarray:
         return np.array([5.0, 4.0]) + width * generator.random((n, 2))
 
-    data = population_snapshots(SDE, TRUTH, start, times, particles, step=0.02, key=key).snapshots
+    data = population_snapshots(SDE, TRUTH, start, times, particles=particles, step=0.02, key=key).snapshots
     rows = []
     for arm in arms:
         model, kind = ARMS[arm]

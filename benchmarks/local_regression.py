@@ -6,11 +6,11 @@ python benchmarks/local_regression.py --smoke                    # small sizes
 
 Ours: cold in a fresh process, imports included; leave-one-out search of the number of neighbours, then prediction at
 new sites with standard errors; memory is the peak of the process. Accuracy: root mean square error of the predicted
-mean against the truth, and of one regression for all sites; rms z: error over standard error, bias included. Peer: mgwr
-(python -m venv .bench/mgwr; .bench/mgwr/bin/pip install mgwr) in a process of its own, after its imports and with one
-thread (several slow it down): the same adaptive bisquare kernel, its golden-section search by cross-validation (from 47
-neighbours, its default, to 1,000), the fit of its own sites and prediction at a quarter as many; ours is warm there,
-too. Agreement: largest difference of the coefficients at the same number of neighbours.
+mean, and of one regression for all sites; rms z: root mean square of error over standard error, bias included. Peer:
+mgwr (python -m venv .bench/mgwr; .bench/mgwr/bin/pip install mgwr) in a process of its own, after its imports and with
+one thread (several slow it down): the same adaptive bisquare kernel, its golden-section search by cross-validation
+(from 47 neighbours, its default, to 1,000), the fit at its own sites and prediction at a quarter as many; ours is warm
+there, too. Agreement: largest difference of the coefficients at the same number of neighbours.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def cold(n: int, m: int, layout: str) -> None:
     from tercet.inference import geographically_weighted_regression
     from tercet.models import Sites
 
-    there = Sites(new["sites"], "sphere")
+    sites_new = Sites(new["sites"], "sphere")
     fit = geographically_weighted_regression(Sites(data["sites"], "sphere"), data["x"], data["y"])
     fitted = time.perf_counter()
-    found = fit.predict(there, new["x"])
+    prediction = fit.predict(sites_new, new["x"])
     end = time.perf_counter()
     design, design_new = (np.column_stack([np.ones(len(d["x"])), d["x"]]) for d in (data, new))
     everywhere = design_new @ np.linalg.lstsq(design, data["y"], rcond=None)[0]
@@ -70,9 +70,9 @@ def cold(n: int, m: int, layout: str) -> None:
         "of it prediction": round(end - fitted, 1),
         "MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "neighbours": fit.neighbours,
-        "rmse": round(float(np.sqrt(np.mean((found.mean - new["mean"]) ** 2))), 3),
+        "rmse": round(float(np.sqrt(np.mean((prediction.mean - new["mean"]) ** 2))), 3),
         "rmse of one regression": round(float(np.sqrt(np.mean((everywhere - new["mean"]) ** 2))), 3),
-        "rms z": round(float(np.sqrt(np.mean(((found.mean - new["mean"]) / found.standard_error) ** 2))), 2),
+        "rms z": round(float(np.sqrt(np.mean(((prediction.mean - new["mean"]) / prediction.standard_error) ** 2))), 2),
     }
     print(json.dumps(row))
 
@@ -83,11 +83,11 @@ import numpy as np
 from mgwr.gwr import GWR
 from mgwr.sel_bw import Sel_BW
 d = np.load(sys.argv[1])
-places, y, x = d["sites"][:, ::-1].copy(), d["y"][:, None], d["x"]
+coords, y, x = d["sites"][:, ::-1].copy(), d["y"][:, None], d["x"]
 begin = time.perf_counter()
-k = Sel_BW(places, y, x, spherical=True, n_jobs=1).search(criterion="CV", bw_max=min(1000, len(y) - 1))
+k = Sel_BW(coords, y, x, spherical=True, n_jobs=1).search(criterion="CV", bw_max=min(1000, len(y) - 1))
 searched = time.perf_counter()
-model = GWR(places, y, x, k, spherical=True, n_jobs=1)
+model = GWR(coords, y, x, k, spherical=True, n_jobs=1)
 params = model.fit().params
 fitted = time.perf_counter()
 mean = model.predict(d["new"][:, ::-1].copy(), d["x_new"]).predictions[:, 0]
@@ -102,7 +102,7 @@ def against_mgwr(python: Path, n: int) -> None:
     from tercet.models import Sites
 
     data, new = problem(n), problem(n // 4, key=2)
-    here, there = Sites(data["sites"], "sphere"), Sites(new["sites"], "sphere")
+    sites, sites_new = Sites(data["sites"], "sphere"), Sites(new["sites"], "sphere")
     with tempfile.TemporaryDirectory() as folder:
         given, answer = Path(folder, "given.npz"), Path(folder, "answer.npz")
         np.savez(given, **data, new=new["sites"], x_new=new["x"])
@@ -112,23 +112,25 @@ def against_mgwr(python: Path, n: int) -> None:
             print(f"mgwr failed at {n} sites: {run.stderr.strip().splitlines()[-1]}")
             return
         peer = dict(np.load(answer))
-    geographically_weighted_regression(here, data["x"], data["y"], neighbours=50)  # imports
+    geographically_weighted_regression(sites, data["x"], data["y"], neighbours=50)  # imports
     clock = [time.perf_counter()]
-    fit = geographically_weighted_regression(here, data["x"], data["y"])
+    fit = geographically_weighted_regression(sites, data["x"], data["y"])
     clock.append(time.perf_counter())
-    fit.predict(here, data["x"])
+    fit.predict(sites, data["x"])
     clock.append(time.perf_counter())
-    fit.predict(there, new["x"])
+    fit.predict(sites_new, new["x"])
     clock.append(time.perf_counter())
-    same: Any = geographically_weighted_regression(here, data["x"], data["y"], neighbours=int(peer["k"]))
-    apart = np.abs(same.predict(here, data["x"]).coefficients - peer["params"]).max()
-    apart_new = np.abs(same.predict(there, new["x"]).mean - peer["mean"]).max()
+    same: Any = geographically_weighted_regression(sites, data["x"], data["y"], neighbours=int(peer["k"]))
+    difference = np.abs(same.predict(sites, data["x"]).coefficients - peer["params"]).max()
+    difference_new = np.abs(same.predict(sites_new, new["x"]).mean - peer["mean"]).max()
     ours, theirs = np.diff(clock), peer["took"]
     print(f"\n{n} sites, search / fit at its own sites / prediction at {n // 4} new ones")
     print(f"  ours {ours[0]:.2f} / {ours[1]:.2f} / {ours[2]:.2f} s, {fit.neighbours} neighbours")
     print(f"  mgwr {theirs[0]:.2f} / {theirs[1]:.2f} / {theirs[2]:.2f} s, {int(peer['k'])} neighbours")
-    print(f"  ratio {theirs.sum() / ours.sum():.0f}; at equal neighbours coefficients apart by at most {apart:.1e},")
-    print(f"  predictions by {apart_new:.1e}", flush=True)
+    print(
+        f"  ratio {theirs.sum() / ours.sum():.0f}; at equal neighbours coefficients differ by at most {difference:.1e},"
+    )
+    print(f"  predictions by {difference_new:.1e}", flush=True)
 
 
 def main() -> None:

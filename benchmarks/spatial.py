@@ -1,10 +1,10 @@
-"""Spatial nearest neighbours, beside the algorithm as published.
+"""Time and memory of spatial nearest neighbours, beside the algorithm as published.
 
 python benchmarks/spatial.py                       # part of make bench; --only snn million, --smoke
 
-snn: 10,000 validation and 50,000 test sites; the peer is the published algorithm, written out again here: the whole
+snn: 10,000 validation and 50,000 test sites; the peer is the published algorithm, implemented again here: the full
 distance matrix, sorted. million: 1,000,000 of each, on the plane and on the sphere. Every part runs in a process of its
-own; the peak of memory is above the process after its imports.
+own; peak memory is counted from what the process uses after its imports.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def uniform(n: int, metric: str, rng: np.random.Generator) -> Any:
 
 def published(losses: np.ndarray, validation: Any, test: Any) -> tuple[int, float]:
     """Sort every row of the distance matrix; then each power of two in turn. delta as in `published=True`."""
-    from tercet.inference.space.fill_distance import bisected_fill
+    from tercet.inference.space.fill_distances import bisected_fill
     from tercet.models import distances
 
     gap = distances(test, validation)
@@ -53,8 +53,8 @@ def published(losses: np.ndarray, validation: Any, test: Any) -> tuple[int, floa
 def ours(losses: np.ndarray, validation: Any, test: Any) -> tuple[int, float]:
     from tercet.inference import snn_risk
 
-    steep = 1.0 if validation.metric == "plane" else 1e-4
-    risk = snn_risk(losses, validation, test, lipschitz=steep, loss_bound=1.0, published=validation.metric == "plane")
+    plane = validation.metric == "plane"
+    risk = snn_risk(losses, validation, test, lipschitz=1.0 if plane else 1e-4, loss_bound=1.0, published=plane)
     return risk.k, risk.estimate
 
 
@@ -80,15 +80,15 @@ def main() -> None:
         for part in args.only:
             subprocess.run([sys.executable, __file__, "--only", part, *["--smoke"] * args.smoke], check=True)
         return
-    less = 100 if args.smoke else 1
+    fraction = 100 if args.smoke else 1
     if "snn" in args.only:
-        timed("SNN", ours, 10_000 // less, 50_000 // less, "plane")
+        timed("SNN", ours, 10_000 // fraction, 50_000 // fraction, "plane")
     if "published" in args.only:
-        timed("SNN as published", published, 10_000 // less, 50_000 // less, "plane")
+        timed("SNN as published", published, 10_000 // fraction, 50_000 // fraction, "plane")
     if "million" in args.only:
-        timed("SNN", ours, 1_000_000 // less, 1_000_000 // less, "plane")
+        timed("SNN", ours, 1_000_000 // fraction, 1_000_000 // fraction, "plane")
     if "sphere" in args.only:
-        timed("SNN", ours, 1_000_000 // less, 1_000_000 // less, "sphere")
+        timed("SNN", ours, 1_000_000 // fraction, 1_000_000 // fraction, "sphere")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The numbers of the SNN paper (Burt, Shen, Broderick 2024, arXiv 2402.03527, section 5), again; coverage of intervals.
+"""Reproduce the numbers of the SNN paper (Burt, Shen, Broderick 2024, arXiv 2402.03527, section 5); interval coverage.
 
 python benchmarks/spatial_study.py                            # ten seeds, a few minutes
-python benchmarks/spatial_study.py --seeds 100 --out FILE     # the whole study; goes on where FILE ends
+python benchmarks/spatial_study.py --seeds 100 --out FILE     # the whole study; resumes where FILE ends
 python benchmarks/spatial_study.py --smoke
 
 grid, point: absolute error of the estimated risk (median over seeds), n validation sites, and the k that SNN chose.
-line: how often the better of two models is chosen, by holdout and by SNN. coverage: 90 % intervals where labels crowd,
-random surfaces of known Lipschitz constant. surface: the same for the model-based risk where its model is true.
-SNN is told the paper's constants: loss bound 1, Lipschitz constant 1, `published=True`. One simulation a seed serves
-every n: the sites grow one after the other.
+line: how often the better of two models is chosen, by holdout and by SNN. coverage: 90 % intervals with clustered
+labels, random surfaces of known Lipschitz constant. surface: the same for the model-based risk where its model is true.
+SNN has the paper's constants: loss bound 1, Lipschitz constant 1, `published=True`. One simulation per seed serves
+every n: the sites are drawn one after the other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import csv
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,15 @@ PAPER_LINE = {"holdout": (25, 13, 7, 5, 3, 5, 2, 3), "SNN": (41, 80, 94, 98, 100
 def kernel_ridge(train: Any, kernel: str) -> Any:
     """Predict from the first covariate and the coordinates: the second covariate is left out, as in the paper."""
 
-    def similar(a: Any, b: Any) -> np.ndarray:
+    def gram(a: Any, b: Any) -> np.ndarray:
         return covariance(kernel, a.covariates[:, :1], b.covariates[:, :1], 1.0) + 0.5 * covariance(
             kernel, a.sites.coordinates, b.sites.coordinates, 0.5
         )
 
-    whole = similar(train, train)
-    whole[np.diag_indices_from(whole)] += RIDGE
-    dual = cho_solve(cho_factor(whole, lower=True), train.response)
-    return lambda field: similar(field, train) @ dual
+    matrix = gram(train, train)
+    matrix[np.diag_indices_from(matrix)] += RIDGE
+    dual = cho_solve(cho_factor(matrix, lower=True), train.response)
+    return lambda data: gram(data, train) @ dual
 
 
 def field_rows(task: str, seed: int, sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
@@ -75,13 +76,13 @@ def field_rows(task: str, seed: int, sizes: tuple[int, ...]) -> Iterator[dict[st
     losses = pointwise_losses(simulated.validation.response, predict(simulated.validation), bound=1.0)
     sites = simulated.validation.sites.coordinates
     for n in sizes:
-        known = losses[:n], sites[:n], test.sites
-        found = {
-            "holdout": holdout_risk(*known),
-            "1NN": nearest_neighbour_risk(*known),
-            "SNN": snn_risk(*known, lipschitz=1.0, loss_bound=1.0, published=True),
+        data = losses[:n], sites[:n], test.sites
+        risks = {
+            "holdout": holdout_risk(*data),
+            "1NN": nearest_neighbour_risk(*data),
+            "SNN": snn_risk(*data, lipschitz=1.0, loss_bound=1.0, published=True),
         }
-        for method, risk in found.items():
+        for method, risk in risks.items():
             error = abs(risk.estimate - truth)
             yield {"task": task, "seed": seed, "n": n, "method": method, "error": error, "k": risk.k}
 
@@ -103,20 +104,19 @@ def line_rows(seed: int) -> Iterator[dict[str, Any]]:
     truths = {name: np.abs(test.response[0] - f(test.sites.coordinates)).mean() for name, f in models.items()}
     better = min(truths, key=lambda name: truths[name])
     for n in LINE_SIZES:
-        sites, seen = simulated.validation.sites.coordinates[:n], simulated.validation.response[:n]
-        losses = {name: pointwise_losses(seen, f(sites), "absolute", bound=1.0) for name, f in models.items()}
-        for method in ("holdout", "SNN"):
-            told = {"lipschitz": 1.0, "loss_bound": 1.0, "published": True} if method == "SNN" else {}
-            estimator = snn_risk if method == "SNN" else holdout_risk
-            chosen = compare_risks(losses, sites, test.sites, lambda *of, e=estimator, t=told: e(*of, **t)).index[0]
+        sites, response = simulated.validation.sites.coordinates[:n], simulated.validation.response[:n]
+        losses = {name: pointwise_losses(response, f(sites), "absolute", bound=1.0) for name, f in models.items()}
+        snn = partial(snn_risk, lipschitz=1.0, loss_bound=1.0, published=True)
+        for method, estimator in (("holdout", holdout_risk), ("SNN", snn)):
+            chosen = compare_risks(losses, sites, test.sites, estimator).index[0]
             yield {"task": "line", "seed": seed, "n": n, "method": method, "error": float(chosen != better), "k": 0}
 
 
 def coverage(surfaces: int) -> None:
-    """Labels Beta(1, 3) on the square, a grid matters; losses uniform within .2 of a surface no steeper than 1.5."""
+    """Labels Beta(1, 3) on the square, a test grid; losses uniform within .2 of a surface of Lipschitz constant 1.5."""
     line = np.linspace(0, 1, 12)
     grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    inside: dict[str, list[bool]] = {}
+    covered: dict[str, list[bool]] = {}
     width: dict[str, list[float]] = {}
     for seed in range(surfaces):
         rng = np.random.default_rng(seed)
@@ -125,46 +125,46 @@ def coverage(surfaces: int) -> None:
         sites = rng.beta(1, 3, (300, 2))
         loss, truth = (0.5 + 0.3 * np.cos(s @ frequency.T + phase) @ weight for s in (sites, grid))
         losses = loss + rng.uniform(-0.2, 0.2, 300)
-        plain = holdout_risk(losses, sites, grid)
+        holdout = holdout_risk(losses, sites, grid)
         snn = snn_risk(losses, sites, grid, lipschitz=1.5, loss_bound=1.0)
         half = norm.ppf(0.95) * snn.standard_error
-        found = {
-            "holdout": plain.interval(),
-            "holdout, block bootstrap": sampling_variability(plain, losses, sites, key=seed).interval(),
+        intervals = {
+            "holdout": holdout.interval(),
+            "holdout, block bootstrap": sampling_variability(holdout, losses, sites, key=seed).interval(),
             "1NN, bias-aware": nearest_neighbour_risk(losses, sites, grid, lipschitz=1.5).interval(),
             "SNN, bias-aware": snn.interval(),
             "SNN, normal": (snn.estimate - half, snn.estimate + half),
             "SNN, the paper's bound": (snn.estimate - snn.bound, snn.estimate + snn.bound),
         }
-        for name, (low, high) in found.items():
-            inside.setdefault(name, []).append(bool(low <= truth.mean() <= high))
+        for name, (low, high) in intervals.items():
+            covered.setdefault(name, []).append(bool(low <= truth.mean() <= high))
             width.setdefault(name, []).append(high - low)
     print(f"\ncoverage of 90 % intervals, {surfaces} surfaces, and their mean width")
-    for name, hits in inside.items():
+    for name, hits in covered.items():
         print(f"{name:26}{np.mean(hits):.2f}   {np.mean(width[name]):.3f}")
 
 
 def surface_coverage(sets: int) -> None:
-    """Losses of a log-normal surface (Matern 3/2) on a line, labels Beta(1, 2); the whole line matters."""
+    """Losses of a log-normal surface (Matern 3/2) on a line, labels Beta(1, 2); the risk over the whole line."""
     test = np.linspace(0, 1, 50)[:, None]
-    hits: dict[str, list[bool]] = {"loss surface": [], "holdout": []}
+    covered: dict[str, list[bool]] = {"loss surface": [], "holdout": []}
     width: dict[str, list[float]] = {"loss surface": [], "holdout": []}
     for seed in range(sets):
         rng = np.random.default_rng(seed)
         sites = rng.beta(1, 2, (120, 1))
         both = np.concatenate([sites, test])
-        whole = covariance("matern 3/2", both, both, 0.3) + 1e-8 * np.eye(170)
-        surface = np.linalg.cholesky(whole) @ rng.normal(size=170)
+        correlation = covariance("matern 3/2", both, both, 0.3) + 1e-8 * np.eye(170)
+        surface = np.linalg.cholesky(correlation) @ rng.normal(size=170)
         losses, truth = np.exp(surface[:120] + 0.4 * rng.normal(size=120)), np.exp(surface[120:] + 0.4**2 / 2).mean()
         fit = laplace(LossSurface.around(losses, sites, test, family="log-normal", basis=30), sites, losses)
         risks = {"loss surface": surface_risk(fit, test), "holdout": holdout_risk(losses, sites, test)}
         for name, risk in risks.items():
             low, high = risk.interval()
-            hits[name].append(bool(low <= truth <= high))
+            covered[name].append(bool(low <= truth <= high))
             width[name].append(high - low)
     print(f"\ncoverage of 90 % intervals where the model is true, {sets} sets, and their mean width")
-    for name, found in hits.items():
-        print(f"{name:26}{np.mean(found):.2f}   {np.mean(width[name]):.3f}")
+    for name, hits in covered.items():
+        print(f"{name:26}{np.mean(hits):.2f}   {np.mean(width[name]):.3f}")
 
 
 def report(rows: pd.DataFrame) -> None:

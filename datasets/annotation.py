@@ -1,11 +1,12 @@
-"""Simulated annotation: which pairs of responses people see, and answers of a given quality, with their error rates."""
+"""Simulated annotation: the pairs of responses shown to people, answers of a given quality, and their error rates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+import jax
 import numpy as np
 from jaxtyping import Int
 from numpy.typing import ArrayLike
@@ -16,7 +17,8 @@ from tercet.models.items.items import Items
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.links import Logistic
 
-SCHEMES = ("random", "similar", "diverse", "cross-prompt")
+Scheme = Literal["random", "similar", "diverse", "cross-prompt"]
+Truth = Literal["linear", "MLP"]
 
 
 class SimulatedPrompts(NamedTuple):
@@ -30,20 +32,21 @@ def simulated_prompts(
     prompts: int = 200,
     responses: int = 10,
     dim: int = 32,
+    *,
     prompt_variance: float = 0.5,
-    truth: str = "linear",
+    truth: Truth = "linear",
     prompt_directions: int | None = None,
-    key: Any = 0,
+    key: int | jax.Array = 0,
 ) -> SimulatedPrompts:
     """Draw responses x = sqrt(v) u_prompt + sqrt(1 - v) e_response, all standard normal, and their true rewards.
 
     Parameters
     ----------
     prompts, responses, dim : sizes; items are ordered by prompt
-    prompt_variance : v in [0, 1), the share of the variance of features that responses to a prompt have in common
+    prompt_variance : v in [0, 1), share of the variance of the features between prompts
     truth : "linear" r = w . x, or "MLP", w . tanh(A x + b) with 2 dim hidden units
-    prompt_directions : the part in common varies only in the first so many coordinates (there with total variance v
-        dim all the same), as where prompts differ by topic and responses by quality
+    prompt_directions : u_prompt varies only in the first so many coordinates (with the same total variance v dim), as
+        where prompts differ by topic and responses by quality
     key : int seed or JAX key
 
     Returns
@@ -75,18 +78,25 @@ def simulated_prompts(
     return SimulatedPrompts(items, _rewards(features, truth, rng))
 
 
-def simulated_rewards(items: Items, truth: str = "linear", key: Any = 0) -> np.ndarray:
-    """Draw another truth for the same items: rewards [n], centred, sd 1, as `simulated_prompts` makes them."""
+def simulated_rewards(items: Items, truth: Truth = "linear", key: int | jax.Array = 0) -> np.ndarray:
+    """Draw other true rewards [n] of the same items, centred, sd 1, in the manner of `simulated_prompts`.
+
+    Parameters
+    ----------
+    items : Items
+    truth : "linear" or "MLP", as in `simulated_prompts`
+    key : int seed or JAX key
+    """
     _check_truth(truth)
     return _rewards(np.asarray(items.features, np.float64), truth, as_generator(key))
 
 
-def _check_truth(truth: str) -> None:
+def _check_truth(truth: Truth) -> None:
     if truth not in ("linear", "MLP"):
         raise ValueError(f'truth must be "linear" or "MLP", got {truth!r}.')
 
 
-def _rewards(features: np.ndarray, truth: str, rng: np.random.Generator) -> np.ndarray:
+def _rewards(features: np.ndarray, truth: Truth, rng: np.random.Generator) -> np.ndarray:
     dim = features.shape[1]
     if truth == "linear":
         rewards = features @ rng.standard_normal(dim)
@@ -97,25 +107,25 @@ def _rewards(features: np.ndarray, truth: str, rng: np.random.Generator) -> np.n
 
 
 def annotation_pairs(
-    items: Items, rewards: ArrayLike, scheme: str = "random", per_prompt: int = 1, key: Any = 0
+    items: Items, rewards: ArrayLike, scheme: Scheme = "random", per_prompt: int = 1, key: int | jax.Array = 0
 ) -> Int[np.ndarray, "m 2"]:
     """Pairs of responses shown to annotators, `per_prompt` for each prompt, in random orientation.
 
-    "random": two different responses to the prompt. "similar": neighbours in the order of reward, the middle ones
-    first. "diverse": the best against the worst, then the second best against the second worst. "cross-prompt": two
-    responses to different prompts, one of them of this prompt.
+    "random": two different responses to the prompt. "similar": responses adjacent in rank, the middle ones first.
+    "diverse": the best against the worst, then the second best against the second worst. "cross-prompt": a response
+    to this prompt and one to another.
 
     Parameters
     ----------
     items : Items with prompts
-    rewards : array [n], by which "similar" and "diverse" go
+    rewards : array [n], which rank the responses for "similar" and "diverse"
     scheme, per_prompt : as above
     key : int seed or JAX key
 
     Raises
     ------
     ValueError
-        A prompt has too few responses for so many pairs of this scheme.
+        Where a prompt has too few responses for so many pairs of this scheme.
 
     References
     ----------
@@ -131,8 +141,8 @@ def annotation_pairs(
     """
     if items.prompt is None:
         raise ValueError("pairs of responses need Items(..., prompt=...), the prompt of each item.")
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be one of {SCHEMES}, got {scheme!r}.")
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"scheme must be one of {get_args(Scheme)}, got {scheme!r}.")
     r = as_floats("rewards", rewards, 1)
     if len(r) != len(items) or per_prompt < 1:
         raise ValueError(
@@ -146,13 +156,12 @@ def annotation_pairs(
     if scheme == "cross-prompt":
         if len(counts) < 2:
             raise ValueError("cross-prompt pairs need at least two prompts.")
-        return _orient(_across(items.prompt, order, starts, counts, per_prompt, rng), rng)
+        return _orient(order[_across(starts, counts, per_prompt, rng)], rng)
     if most[scheme].min() < per_prompt:
         short = int(np.argmin(most[scheme]))
         raise ValueError(
             f"prompt {short} has {counts[short]} response(s): {most[scheme][short]} {scheme} pair(s), not "
-            f"{per_prompt}; "
-            "lower per_prompt, or drop the prompts with few responses."
+            f"{per_prompt}; lower per_prompt, or drop the prompts with few responses."
         )
     picked = [_within(scheme, int(count), per_prompt, rng) + start for start, count in zip(starts, counts, strict=True)]
     return _orient(order[np.concatenate(picked)], rng)
@@ -171,29 +180,28 @@ def _within(scheme: str, count: int, wanted: int, rng: np.random.Generator) -> n
     return np.column_stack([low[kept], high[kept]])
 
 
-def _across(
-    prompt: np.ndarray, order: np.ndarray, starts: np.ndarray, counts: np.ndarray, wanted: int, rng: np.random.Generator
-) -> np.ndarray:
-    here = np.repeat(np.arange(len(counts)), wanted)
-    first = order[starts[here] + (rng.random(len(here)) * counts[here]).astype(int)]
-    # Items sorted by prompt: those of other prompts are what is left when this prompt's block is skipped.
-    place = (rng.random(len(here)) * (len(prompt) - counts[here])).astype(int)
-    second = order[np.where(place < starts[here], place, place + counts[here])]
-    return np.column_stack([first, second])
+def _across(starts: np.ndarray, counts: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Pairs [m, 2] of rows of the responses sorted by prompt: one of each prompt and one of any other."""
+    prompt = np.repeat(np.arange(len(counts)), wanted)
+    first = starts[prompt] + (rng.random(len(prompt)) * counts[prompt]).astype(int)
+    # The rows of other prompts are those that are left when the block of this prompt is skipped.
+    other = (rng.random(len(prompt)) * (counts.sum() - counts[prompt])).astype(int)
+    return np.column_stack([first, np.where(other < starts[prompt], other, other + counts[prompt])])
 
 
 def _orient(pairs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(rng.random(len(pairs))[:, None] < 0.5, pairs, pairs[:, ::-1])
 
 
-def annotate(rewards: ArrayLike, pairs: ArrayLike, quality: float = 1.0, key: Any = 0) -> Comparisons:
+def annotate(rewards: ArrayLike, pairs: ArrayLike, quality: float = 1.0, key: int | jax.Array = 0) -> Comparisons:
     """Answer pairs by P(first preferred) = 1 / (1 + exp(-quality (r_1 - r_2) / sd(r))), sd over all items.
 
     Parameters
     ----------
     rewards : array [n], true rewards
     pairs : int array [m, 2]
-    quality : beta >= 0; `math.inf`, or any negative number as in the paper's code: never wrong (equal rewards by coin)
+    quality : beta >= 0; `math.inf`, or any negative number as in the paper's code: never wrong (equal rewards are
+        answered at random)
     key : int seed or JAX key
 
     References
@@ -215,9 +223,15 @@ def annotate(rewards: ArrayLike, pairs: ArrayLike, quality: float = 1.0, key: An
 
 
 def simulated_annotator(
-    items: Items, rewards: ArrayLike, quality: float = 1.0, ties: float = 0.0, skips: float = 0.0, key: Any = 0
+    items: Items,
+    rewards: ArrayLike,
+    *,
+    quality: float = 1.0,
+    ties: float = 0.0,
+    skips: float = 0.0,
+    key: int | jax.Array = 0,
 ) -> Callable[[Hashable, Hashable], float | str]:
-    """An annotator who answers one pair of ids at a time, as `annotate` does, for campaigns.
+    """Simulate an annotator who answers one pair of ids at a time, as `annotate` does, for campaigns.
 
     The same pair gets the same answer, whichever item comes first and however often a campaign is resumed.
 
@@ -247,31 +261,32 @@ def simulated_annotator(
         raise ValueError(f"need a reward for each of {len(items)} items, got {len(r)}.")
     if not (ties >= 0 and skips >= 0 and ties + skips <= 1):
         raise ValueError(f"ties and skips must be probabilities with a sum of at most 1, got {ties} and {skips}.")
-    position = {name: place for place, name in enumerate(items.names)}
+    position = {name: i for i, name in enumerate(items.names)}
     seed = int(as_generator(key).integers(2**63))
 
     def answer(first: Hashable, second: Hashable) -> float | str:
         low, high = sorted((position[first], position[second]))
         rng = np.random.default_rng([seed, low, high])
-        luck = rng.random()
-        if luck < skips + ties:
-            return "skip" if luck < skips else 0.5
+        uniform = rng.random()
+        if uniform < skips + ties:
+            return "skip" if uniform < skips else 0.5
         outcome = float(annotate(r, [[low, high]], quality, int(rng.integers(2**63))).outcome[0])
         return outcome if position[first] == low else 1.0 - outcome
 
     return answer
 
 
-def annotation_error(quality: float, within: float = 1.0, link: str = "logistic") -> float:
+def annotation_error(quality: float, within: float = 1.0, link: Literal["logistic", "probit"] = "logistic") -> float:
     """Expected share of answers against the true order, for random pairs of normal rewards.
 
-    1 - E F(|z|), z ~ Normal(0, v), v = quality^2 Var(r_1 - r_2) / Var(r) = 2 quality^2 within. By the probit link
-    1/2 - arctan(sqrt v) / pi; by the logistic a one-dimensional integral.
+    1 - E F(|z|), z ~ Normal(0, v), v = quality^2 Var(r_1 - r_2) / Var(r) = 2 quality^2 within. With the probit link
+    1/2 - arctan(sqrt v) / pi; with the logistic link a one-dimensional integral.
 
     Parameters
     ----------
     quality : beta of `annotate`
     within : share of the variance of rewards within prompts, for pairs within prompts (1 for pairs of all items)
+    link : "logistic" or "probit"
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Motion-capture recordings, BVH and AMC files, as snapshots of one movement done several times."""
+"""Motion-capture recordings (BVH and AMC files), and snapshots of a movement that was recorded several times."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Motion(NamedTuple):
     ----------
     values : array [frames, channels]
     names : tuple of channel names, such as "Hips Xrotation" (BVH) or "lfemur 1" (AMC)
-    times : array [frames], seconds since the first frame that was read
+    times : array [frames], seconds since the first frame kept
     """
 
     values: np.ndarray
@@ -32,9 +32,9 @@ class Motion(NamedTuple):
 
 
 def read_bvh(path: str | Path, frames: slice | None = None) -> Motion:
-    """Read a Biovision file: skeleton (joints with their channels), then one line of channel values a frame.
+    """Read a Biovision file: skeleton (joints with their channels), then one line of channel values per frame.
 
-    Written from the format's description and tried on files made up for the tests, not on recordings of a studio.
+    Written from the description of the format and tested on synthetic files only.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def read_bvh(path: str | Path, frames: slice | None = None) -> Motion:
     Raises
     ------
     ValueError
-        Naming file and line, where the file is cut short or is not of this format.
+        Naming file and line, where the file is truncated or not of this format.
 
     References
     ----------
@@ -79,14 +79,14 @@ def read_bvh(path: str | Path, frames: slice | None = None) -> Motion:
     if count < 1 or interval <= 0:
         lines.fail(f"a recording needs frames and a positive frame time, got {count} and {interval:g}")
     rows: list[list[float]] = []
-    for words in lines:
+    for tokens in lines:
         if len(rows) == count:
-            lines.fail(f"more than the {count} frames that the file announces")
-        if len(words) != len(names):
-            lines.fail(f"{len(words)} values for {len(names)} channels; is the file cut short?")
-        rows.append(lines.numbers(words))
+            lines.fail(f"more than the {count} frames that the header gives")
+        if len(tokens) != len(names):
+            lines.fail(f"{len(tokens)} values for {len(names)} channels; is the file truncated?")
+        rows.append(lines.numbers(tokens))
     if len(rows) < count:
-        lines.fail(f"the file ends after {len(rows)} of the {count} frames that it announces")
+        lines.fail(f"the file ends after {len(rows)} of the {count} frames that the header gives")
     return _motion(lines, rows, names, interval, frames)
 
 
@@ -94,8 +94,8 @@ def read_amc(path: str | Path, rate: float = 120.0, frames: slice | None = None)
     r"""Read an Acclaim motion file: for each frame its number, then a line `bone value value ...` for each bone.
 
     The skeleton (ASF) file is not read, so channels are the bones' values by number, "root 1" to "root 6" and so on,
-    in the file's units: degrees where it says :DEGREES. A file cut short after a whole frame, or within its first,
-    cannot be told from a complete one. Written from the format's description and tried on files made up for the tests.
+    in the file's units: degrees where it says :DEGREES. A file that is truncated after a whole frame, or within its
+    first, looks complete. Written from the description of the format and tested on synthetic files only.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def read_amc(path: str | Path, rate: float = 120.0, frames: slice | None = None)
     Raises
     ------
     ValueError
-        Naming file and line, where the file is cut short or is not of this format.
+        Naming file and line, where the file is truncated or not of this format.
 
     References
     ----------
@@ -131,7 +131,7 @@ def read_amc(path: str | Path, rate: float = 120.0, frames: slice | None = None)
     for channels, row in _amc_frames(lines):
         names = names or _unique(lines, channels)
         if channels != names:
-            lines.fail("the frame that ends here has other bones than the first; is the file cut short?")
+            lines.fail("the bones of this frame are not those of the first; is the file truncated?")
         rows.append(row)
     return _motion(lines, rows, names, 1.0 / rate, frames)
 
@@ -139,11 +139,12 @@ def read_amc(path: str | Path, rate: float = 120.0, frames: slice | None = None)
 def motion_snapshots(
     recordings: Sequence[Motion], times: ArrayLike, channels: Sequence[str] | None = None
 ) -> Snapshots:
-    """Take one particle of each recording at each time, by linear interpolation between its frames.
+    """Snapshots with one particle for each recording, by linear interpolation between its frames.
 
-    Recordings may differ in frame rate and length. Angles are interpolated as they stand: where they jump by a full
-    turn, unwrap first (`motion._replace(values=np.unwrap(motion.values, period=360, axis=0))`). The same recordings
-    make every snapshot, so particles of different times are related, which models of independent populations ignore.
+    Recordings may differ in frame rate and length. Angles are interpolated without unwrapping: where they jump by a
+    full turn, unwrap first (`motion._replace(values=np.unwrap(motion.values, period=360, axis=0))`). All snapshots come
+    from the same recordings, so that particles of different times are dependent; models of independent populations
+    ignore this.
 
     Parameters
     ----------
@@ -159,7 +160,8 @@ def motion_snapshots(
     Examples
     --------
     >>> import numpy as np
-    >>> from tercet.datasets import Motion, motion_snapshots
+    >>> from tercet.datasets import motion_snapshots
+    >>> from tercet.datasets.motion import Motion
     >>> swing = Motion(np.array([[0.0], [10.0], [30.0]]), ("arm 1",), np.array([0.0, 1.0, 2.0]))
     >>> lift = Motion(np.array([[0.0], [8.0]]), ("arm 1",), np.array([0.0, 2.0]))
     >>> motion_snapshots([swing, lift], [0.5, 1.5]).particles[1].tolist()
@@ -172,7 +174,7 @@ def motion_snapshots(
     kept = tuple(names if channels is None else channels)
     unknown = [name for name in kept if name not in names]
     if unknown or not kept:
-        raise ValueError(f"no channel {unknown} here; the recordings have {list(names)}.")
+        raise ValueError(f"no channel {unknown}; the recordings have {list(names)}.")
     paths = np.empty((len(clock), len(recordings), len(kept)))
     for i, recording in enumerate(recordings):
         if recording.names != names:
@@ -189,7 +191,7 @@ def motion_snapshots(
 
 
 class _Lines:
-    """The lines of a file that hold something, as words; knows where it is when something is wrong."""
+    """Reader of the non-empty lines of a file, split into tokens; its errors name file and line."""
 
     def __init__(self, path: str | Path) -> None:
         self.path, self.at = Path(path), 0
@@ -198,29 +200,29 @@ class _Lines:
     def __iter__(self) -> Iterator[list[str]]:
         while self.at < len(self._text):
             self.at += 1
-            words = self._text[self.at - 1].replace("{", " { ").replace("}", " } ").split()
-            if words:
-                yield words
+            tokens = self._text[self.at - 1].replace("{", " { ").replace("}", " } ").split()
+            if tokens:
+                yield tokens
 
     def fail(self, message: str) -> NoReturn:
         raise ValueError(f"{self.path}, line {self.at}: {message}.")
 
-    def numbers(self, words: Sequence[str]) -> list[float]:
+    def numbers(self, tokens: Sequence[str]) -> list[float]:
         try:
-            values = [float(word) for word in words]
+            values = [float(token) for token in tokens]
         except ValueError:
-            self.fail(f"expected numbers, got {' '.join(words)[:60]!r}")
+            self.fail(f"expected numbers, got {' '.join(tokens)[:60]!r}")
         if not np.isfinite(values).all():
-            self.fail(f"values must be finite, got {' '.join(words)[:60]!r}")
+            self.fail(f"values must be finite, got {' '.join(tokens)[:60]!r}")
         return values
 
-    def whole(self, word: str, what: str) -> int:
-        if not word.isdigit():
-            self.fail(f"expected {what}, got {word!r}")
-        return int(word)
+    def whole(self, token: str, what: str) -> int:
+        if not token.isdigit():
+            self.fail(f"expected {what}, got {token!r}")
+        return int(token)
 
     def labelled(self, label: str) -> str:
-        """Give the one word after this label on the next line."""
+        """The token after this label on the next line."""
         text = " ".join(next(iter(self), []))
         if not text.lower().startswith(label.lower()) or len(text[len(label) :].split()) != 1:
             self.fail(f"expected {label!r} and a number, got {text[:60]!r}")
@@ -228,77 +230,77 @@ class _Lines:
 
 
 def _hierarchy(lines: _Lines) -> list[str]:
-    """Read joints until the line MOTION: names of all channels in the order of the values."""
+    """Names of all channels, in the order of the values: read the joints until the line MOTION."""
     if next(iter(lines), None) != ["HIERARCHY"]:
         lines.fail("a BVH file begins with HIERARCHY")
     names: list[str] = []
-    joints: list[str] = []  # those whose brace is open
-    declared = ""  # the one whose brace comes next
-    for words in lines:
-        while words:
-            word, words = words[0], words[1:]
+    joints: list[str] = []  # whose brace is open
+    declared = ""  # joint whose brace comes next
+    for tokens in lines:
+        while tokens:
+            token, tokens = tokens[0], tokens[1:]
             inside = bool(joints) and not declared
-            if word in ("ROOT", "JOINT", "End") and not declared and (word == "ROOT") == (not joints):
-                cut = words.index("{") if "{" in words else len(words)
-                declared, words = " ".join(words[:cut]), words[cut:]
+            if token in ("ROOT", "JOINT", "End") and not declared and (token == "ROOT") == (not joints):
+                cut = tokens.index("{") if "{" in tokens else len(tokens)
+                declared, tokens = " ".join(tokens[:cut]), tokens[cut:]
                 if not declared:
-                    lines.fail(f"{word} has no name")
-            elif word == "{" and declared:
+                    lines.fail(f"{token} has no name")
+            elif token == "{" and declared:
                 joints.append(declared)
                 declared = ""
-            elif word == "}" and inside:
+            elif token == "}" and inside:
                 joints.pop()
-            elif word == "OFFSET" and inside:
-                if len(lines.numbers(words[:3])) < 3:
+            elif token == "OFFSET" and inside:
+                if len(lines.numbers(tokens[:3])) < 3:
                     lines.fail("OFFSET needs three numbers")
-                words = words[3:]
-            elif word == "CHANNELS" and inside:
-                count = lines.whole("".join(words[:1]), "a number of channels")
-                given, words = words[1 : count + 1], words[count + 1 :]
+                tokens = tokens[3:]
+            elif token == "CHANNELS" and inside:
+                count = lines.whole("".join(tokens[:1]), "a number of channels")
+                given, tokens = tokens[1 : count + 1], tokens[count + 1 :]
                 if len(given) < count or not all(CHANNEL.fullmatch(name) for name in given):
                     lines.fail(f"expected {count} channels such as Xposition or Yrotation, got {' '.join(given)!r}")
                 names += [f"{joints[-1]} {name}" for name in given]
-            elif word == "MOTION" and not (words or joints or declared):
+            elif token == "MOTION" and not (tokens or joints or declared):
                 return _unique(lines, names)
             else:
-                lines.fail(f"{word!r} has no place here")
+                lines.fail(f"unexpected {token!r}")
     lines.fail("the file ends within its skeleton")
 
 
 def _amc_frames(lines: _Lines) -> Iterator[tuple[list[str], list[float]]]:
-    """Give the channels and values of each frame; frame numbers must follow each other."""
+    """Channels and values of each frame; frame numbers must be consecutive."""
     number, channels, row = -1, list[str](), list[float]()
-    for words in lines:
-        if words[0].startswith(("#", ":")):
+    for tokens in lines:
+        if tokens[0].startswith(("#", ":")):
             continue
-        if len(words) == 1 and words[0].isdigit():
+        if len(tokens) == 1 and tokens[0].isdigit():
             if number >= 0:
                 yield channels, row
-                if int(words[0]) != number + 1:
-                    lines.fail(f"frame {words[0]} follows frame {number}")
-            number, channels, row = int(words[0]), [], []
+                if int(tokens[0]) != number + 1:
+                    lines.fail(f"frame {tokens[0]} follows frame {number}")
+            number, channels, row = int(tokens[0]), [], []
         elif number < 0:
-            lines.fail(f"expected a frame number before {words[0]!r}")
-        elif len(words) == 1:
-            lines.fail(f"bone {words[0]!r} has no values; is the file cut short?")
+            lines.fail(f"expected a frame number before {tokens[0]!r}")
+        elif len(tokens) == 1:
+            lines.fail(f"bone {tokens[0]!r} has no values; is the file truncated?")
         else:
-            row += lines.numbers(words[1:])
-            channels += [f"{words[0]} {i}" for i in range(1, len(words))]
+            row += lines.numbers(tokens[1:])
+            channels += [f"{tokens[0]} {i}" for i in range(1, len(tokens))]
     if number >= 0:
         yield channels, row
 
 
 def _unique(lines: _Lines, names: list[str]) -> list[str]:
     if not names:
-        lines.fail("no channels up to here")
+        lines.fail("no channels")
     if len(set(names)) < len(names):
-        lines.fail(f"channel {next(name for name in names if names.count(name) > 1)!r} comes twice")
+        lines.fail(f"channel {next(name for name in names if names.count(name) > 1)!r} appears twice")
     return names
 
 
 def _motion(lines: _Lines, rows: list[list[float]], names: list[str], interval: float, frames: slice | None) -> Motion:
     if not rows:
-        lines.fail("no frames up to here")
+        lines.fail("no frames")
     kept = np.arange(len(rows))[frames or slice(None)]
     if not len(kept) or np.any(np.diff(kept) < 0):
         raise ValueError(f"frames must keep some of the {len(rows)} of {lines.path}, forward; got {frames}.")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+if TYPE_CHECKING:
+    import jax
 
-def as_key(key: Any) -> Any:
+KeyLike: TypeAlias = Union[int, "np.integer[Any]", "jax.Array"]
+"""Where random numbers come from: an int seed or a JAX key (quoted: importing JAX takes seconds)."""
+
+
+def as_key(key: object) -> jax.Array:
     """Turn an int seed or a JAX key into a JAX key."""
     import jax
 
@@ -18,11 +24,12 @@ def as_key(key: Any) -> Any:
     if isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     if isinstance(key, (jax.Array, np.ndarray)) and key.dtype == np.uint32 and key.shape == (2,):
-        return jax.random.wrap_key_data(key)
+        wrapped: jax.Array = jax.random.wrap_key_data(jax.numpy.asarray(key))
+        return wrapped
     raise ValueError(f"key must be an int seed or a JAX key, got {key!r}; pass for example key=0.")
 
 
-def as_generator(key: Any) -> np.random.Generator:
+def as_generator(key: object) -> np.random.Generator:
     """Turn an int seed or a JAX key into a NumPy generator; the same key gives the same stream."""
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
         return np.random.default_rng(abs(int(key)) * 2 + (int(key) < 0))

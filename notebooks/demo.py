@@ -21,7 +21,8 @@ import pandas as pd
 from matplotlib import pyplot
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
-from tercet.datasets import RatedItems, word_valence
+from tercet.datasets import word_valence
+from tercet.datasets.preferences import RatedItems
 from tercet.designs import candidate_pairs, learning_curve, select_pairs
 from tercet.inference import laplace, log_loss, reward, spearman, summary, win_probability
 from tercet.models import BradleyTerry
@@ -104,7 +105,7 @@ def picture(table: pd.DataFrame, path: Path) -> None:
     plot_learning_curve(table, "test_spearman", ax=left).set_ylabel("Spearman with the mean rating (test words)")
     plot_learning_curve(table, "test_log_loss", ax=right).set_ylabel("log loss (test pairs)")
     right.axhline(np.log(2), color="0.6", linewidth=1, linestyle=":")
-    right.annotate("a coin", (table.labels.max(), np.log(2)), ha="right", va="bottom", fontsize=8, color="0.4")
+    right.annotate("random guessing", (table.labels.max(), np.log(2)), ha="right", va="bottom", fontsize=8, color="0.4")
     figure.suptitle("Which pairs of words should people compare next?  (bands: 90 % over seeds)", fontsize=10)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""The picture of the README: a reference fitted to snapshots, the paths between them, a forecast.
+"""The picture in the README: a reference fitted to snapshots, paths between them, a forecast.
 
 python notebooks/draw_trajectories.py [--particles 200] [--seed 0] [--picture build/trajectories.png]
 """
@@ -20,22 +20,23 @@ from tercet.inference import fit_reference, forecast, multimarginal_bridge
 from tercet.models import SnapshotModel
 from tercet.plots import plot_bands, plot_paths
 
-KEPT = (3, 6, 9, 10, 11, 12)  # not shown to the fit
+HELD_OUT = (3, 6, 9, 10, 11, 12)
 
 
 def draw(particles: int, seed: int, picture: Path) -> None:
     """Simulate thirteen snapshots, fit seven, draw the paths between them and the forecast after them."""
     truth = lotka_volterra_snapshots(particles, times=np.arange(13.0), volatility=0.05, key=seed)
-    seen = truth.snapshots.take([k for k in range(9) if k not in KEPT])
-    fit = fit_reference(SnapshotModel(truth.sde), seen, key=seed)
-    bridge = multimarginal_bridge(truth.sde, fit.mean(), seen)
+    observed = truth.snapshots.take([k for k in range(9) if k not in HELD_OUT])
+    fit = fit_reference(SnapshotModel(truth.sde), observed, key=seed)
+    bridge = multimarginal_bridge(truth.sde, fit.mean(), observed)
     within, later = np.linspace(0.0, 8.0, 81), np.linspace(8.0, 12.0, 41)
     coming = forecast(fit, later, from_snapshot=-1, key=seed)
 
     figure, (plane, clock) = pyplot.subplots(1, 2, figsize=(11.0, 4.0), layout="constrained", width_ratios=[1.0, 1.3])
-    plot_paths(seen, bridge.paths(within, n=60, key=seed), ax=plane)
+    plot_paths(observed, bridge.paths(within, n=60, key=seed), ax=plane)
     quantiles = bridge.bands(within, n=400, key=seed).quantiles
-    plot_bands(within, quantiles, 0, seen, truth.snapshots.take(KEPT), clock, "bridge, 90 % of particles")
+    held_out = truth.snapshots.take(HELD_OUT)
+    plot_bands(within, quantiles, 0, snapshots=observed, held_out=held_out, ax=clock, label="bridge, 90 % of particles")
     plot_bands(later, coming.bands(), 0, ax=clock, label="forecast, 90 % of particles", color="#009E73")
     clock.legend(frameon=False, loc="upper left")
     picture.parent.mkdir(parents=True, exist_ok=True)

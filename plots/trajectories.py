@@ -14,6 +14,7 @@ from tercet.plots.style import axes as plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import ColorType
 
 
 def plot_paths(
@@ -29,16 +30,16 @@ def plot_paths(
     ----------
     snapshots : Snapshots
     paths : array [n, T, d], for example `MultimarginalBridge.paths(...)`
-    coordinates : the two to show, by position
+    coordinates : indices of the two to show
     ax : matplotlib axes, or None for new ones
-    show : how many of the paths to draw
+    show : number of paths drawn, at most
 
     Returns
     -------
     Axes
     """
     first, second = (int(c) for c in coordinates)
-    axes = plain_axes(ax, (6.0, 5.0))
+    axes: Axes = plain_axes(ax, (6.0, 5.0))
     if paths is not None:
         lines = np.asarray(paths)[:show]
         axes.plot(lines[:, :, first].T, lines[:, :, second].T, color="0.55", linewidth=0.6, alpha=0.5, zorder=1)
@@ -55,20 +56,21 @@ def plot_bands(
     times: ArrayLike,
     bands: ArrayLike,
     coordinate: int = 0,
+    *,
     snapshots: Snapshots | None = None,
     held_out: Snapshots | None = None,
     ax: Axes | None = None,
     label: str | None = None,
-    color: Any = COLORS[0],
+    color: ColorType = COLORS[0],
 ) -> Axes:
-    """Draw a band of one coordinate over time, with the particles that were seen, and those that were not.
+    """Draw a band of one coordinate over time, with observed and held-out particles.
 
     Parameters
     ----------
     times : array [T]
     bands : array [3, T, d]: lower end, middle, upper end, as `Forecast.bands` and `Bands.quantiles` give them
-    coordinate : which to show, by position
-    snapshots, held_out : Snapshots to draw as points, filled ("seen") and hollow ("held out")
+    coordinate : index of the one to show
+    snapshots, held_out : Snapshots to draw as points, filled ("observed") and hollow ("held out")
     ax : matplotlib axes, or None for new ones
     label : of the band, in the legend
     color : of the band
@@ -77,7 +79,7 @@ def plot_bands(
     -------
     Axes
     """
-    axes = plain_axes(ax, (7.0, 3.5))
+    axes: Axes = plain_axes(ax, (7.0, 3.5))
     clock, ends = np.asarray(times), np.asarray(bands)
     if ends.ndim != 3 or ends.shape[:2] != (3, len(clock)):
         raise ValueError(f"bands must be [3, {len(clock)}, d] (low, middle, high), got {ends.shape}.")
@@ -85,7 +87,7 @@ def plot_bands(
     axes.fill_between(clock, low, high, color=color, alpha=0.25, linewidth=0, label=label)
     axes.plot(clock, middle, color=color, linewidth=1.2)
     styles: list[tuple[Snapshots | None, dict[str, Any]]] = [
-        (snapshots, {"color": "0.2", "label": "seen"}),
+        (snapshots, {"color": "0.2", "label": "observed"}),
         (held_out, {"facecolors": "none", "edgecolors": COLORS[1], "label": "held out"}),
     ]
     for clouds, style in styles:

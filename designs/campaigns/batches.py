@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tercet.designs.campaigns.prequential import batch_inflation
-from tercet.designs.campaigns.stopping import batch_worth
-from tercet.designs.pairs.candidates import pair_code
+from tercet.designs.campaigns.arguments import Candidates, Key
+from tercet.designs.campaigns.labels import Facts
+from tercet.designs.campaigns.prequential_check import batch_inflation
+from tercet.designs.campaigns.stopping import batch_reduction
+from tercet.designs.criteria.criterion import Criterion
+from tercet.designs.pairs.candidates import listed_pairs, pair_code
 from tercet.designs.pairs.pair_candidates import PairCandidates
-from tercet.designs.pairs.registry import Criterion
 from tercet.designs.pairs.select_pairs import select_pairs
+from tercet.designs.pairs.target_moments import Target
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items
+from tercet.inference.preferences.reward_view import on
 from tercet.models.items.items import Items
 
 RANDOM = "random"
 
 
 class Batch(NamedTuple):
-    """Pairs [b, 2] to be asked, the criterion of each, P(first preferred) [b], and what is known of the whole."""
+    """Pairs to be compared.
+
+    Attributes
+    ----------
+    pairs : int array [b, 2], positions of the items
+    criteria : name of the criterion that chose each pair
+    prediction : array [b], predicted probabilities that the first is preferred
+    facts : what is known of the whole batch, by name
+    """
 
     pairs: np.ndarray
     criteria: list[str]
     prediction: np.ndarray
-    facts: dict[str, Any]
+    facts: Facts
 
 
 def random_batch(pairs: np.ndarray, size: int, rng: np.random.Generator) -> Batch:
-    """A first batch: without an answer there is nothing to design by, and each prediction is a coin."""
+    """A first batch: without answers nothing can be designed, and every prediction is one half."""
     chosen = orient(pairs[rng.choice(len(pairs), size, replace=False)], rng)
     return Batch(chosen, [RANDOM] * size, np.full(size, 0.5), {"labels": 0})
 
@@ -41,16 +52,16 @@ def design_batch(
     size: int,
     *,
     criterion: Criterion,
-    target: Any = None,
+    target: Target = None,
     random_share: float = 0.0,
     rng: np.random.Generator,
 ) -> Batch:
-    """Choose `size` of the candidates [m, 2], a share of them at random, best first with the random ones among them.
+    """Choose `size` of the candidates [m, 2], a share of them at random and at random positions, the others best first.
 
-    The facts are `expected_fall` of the target variance by this batch, `random_fall` by a random one, the
+    The facts are `expected_reduction` of the target variance by this batch, `random_reduction` by a random one, the
     `target_variance` before, the `inflation` of its log loss (`batch_inflation`), `prior_sd` and `random_share`.
     """
-    known, seed = as_items(posterior, items), int(rng.integers(2**31))
+    known, seed = on(posterior, items).items, int(rng.integers(2**31))
     at_random = np.zeros(size, dtype=bool)
     at_random[rng.choice(size, round(random_share * size), replace=False)] = True
     wanted = int(np.count_nonzero(~at_random))
@@ -62,26 +73,29 @@ def design_batch(
     batch = orient(batch, rng)
     pool = PairCandidates(known, batch).pool(posterior, target)
     prediction = np.asarray(pool.expected_outcome, np.float64)
-    worth = batch_worth(pool, PairCandidates(known, pairs).pool(posterior, target), seed)
+    expected = batch_reduction(pool, PairCandidates(known, pairs).pool(posterior, target), seed)
     facts = {
-        "target_variance": worth.variance,
-        "expected_fall": worth.fall,
-        "random_fall": worth.random_fall,
+        "target_variance": expected.variance,
+        "expected_reduction": expected.reduction,
+        "random_reduction": expected.random_reduction,
         "inflation": batch_inflation(pool, prediction, seed),
         "prior_sd": posterior.diagnostics.get("prior_sd"),
         "random_share": random_share,
     }
-    return Batch(batch, [RANDOM if r else criterion.name for r in at_random], prediction, facts)
+    return Batch(batch, [RANDOM if random else criterion.name for random in at_random], prediction, facts)
 
 
 def orient(pairs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw which item comes first: a habit of preferring the left one must not favour any item."""
+    """Draw which item comes first, so that an annotator's preference for one side favours no item."""
     return np.where(rng.random(len(pairs))[:, None] < 0.5, pairs[:, ::-1], pairs)
 
 
-def distinct(pairs: np.ndarray, size: int) -> np.ndarray:
-    """The pairs of `size` items without those that came before, either way round."""
-    _, first = np.unique(pair_code(pairs, size), return_index=True)
+def remaining_pairs(items: Items, candidates: Candidates, asked: np.ndarray, key: Key) -> np.ndarray:
+    """The candidates [m, 2] that have not been asked, without repetitions, either way round."""
+    pairs = listed_pairs(items, candidates, key, asked)
+    if isinstance(candidates, (str, int, np.integer)):  # a scheme lists each pair once
+        return pairs
+    _, first = np.unique(pair_code(pairs, len(items)), return_index=True)
     return pairs[np.sort(first)]
 
 

@@ -1,4 +1,4 @@
-"""Tables of pairs, labels and names in files: read with the row of every mistake, written whole or not at all."""
+"""Tables of pairs, labels and names in files: errors name the row, and a table is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tercet.designs.campaigns.label_store import WORDS, LabelStore, as_outcome
+from tercet.designs.campaigns.label_store import LabelStore
+from tercet.designs.campaigns.labels import OUTCOMES, Query, as_outcome
 from tercet.models.preferences.comparisons import Comparisons
 
 if TYPE_CHECKING:
@@ -21,18 +22,24 @@ STORES = (".db", ".sqlite", ".sqlite3")
 
 
 class Answers(NamedTuple):
-    """What has been answered (None: nothing), and every pair [k, 2] that has been shown or is about to be."""
+    """The answers so far.
+
+    Attributes
+    ----------
+    comparisons : the answers, skips left out; None where there is none
+    asked : int array [k, 2], every pair that was asked or is pending
+    """
 
     comparisons: Comparisons | None
     asked: np.ndarray
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A .csv, .jsonl or .parquet file; csv cells stay texts."""
+    """Read a .csv, .jsonl or .parquet file; cells of csv files stay texts."""
     import pandas as pd
 
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}.")
+        raise ValueError(f"{path} is not one of {', '.join(SUFFIXES)}.")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}.")
     try:
@@ -48,7 +55,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_names(path: Path) -> tuple[list[str], list[str] | None]:
-    """Names of items, and their prompts where the file has a column of them; all of them as texts."""
+    """Names of the items, and their prompts where the file has that column, as texts."""
     if path.suffix == ".txt":
         return path.read_text(encoding="utf-8-sig").splitlines(), None
     table = _with_columns(path, read_table(path), ["id"])
@@ -62,7 +69,7 @@ def read_pairs(path: Path, positions: Mapping[str, int]) -> np.ndarray:
 
 
 def read_answers(path: Path, positions: Mapping[str, int]) -> Answers:
-    """Labels in a table or a label store; what was skipped, or in a store is pending, counts as asked."""
+    """Read labels from a table or a label store; pairs that were skipped, or are pending in a store, count as asked."""
     if path.suffix in STORES:
         return _from_store(path, positions)
     if path.suffix not in SUFFIXES:
@@ -74,12 +81,12 @@ def read_answers(path: Path, positions: Mapping[str, int]) -> Answers:
 
 
 def positions_of(names: tuple[Hashable, ...]) -> dict[str, int]:
-    """Place of each name, as files write it."""
-    return {str(name): place for place, name in enumerate(names)}
+    """Position of each item by its name, as files write it."""
+    return {str(name): position for position, name in enumerate(names)}
 
 
-def check_target(path: Path, inputs: list[Path]) -> None:
-    """Raise, before any work is done, where `write_table` could not write, or would write over an input."""
+def check_output(path: Path, inputs: list[Path]) -> None:
+    """Raise, before any work is done, where `write_table` would fail or would overwrite an input."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"the output must end in {', '.join(SUFFIXES)}, got {path}.")
     if not path.parent.is_dir():
@@ -89,7 +96,7 @@ def check_target(path: Path, inputs: list[Path]) -> None:
 
 
 def write_table(table: pd.DataFrame, path: Path | None) -> None:
-    """Write to a file, by its suffix, which is there whole or not at all; None: csv to the standard output."""
+    """Write to a file in the format of its suffix, completely or not at all; None: csv to the standard output."""
     if path is None:
         sys.stdout.write(table.to_csv(index=False))
         sys.stdout.flush()
@@ -115,25 +122,25 @@ def _with_columns(path: Path, table: pd.DataFrame, names: list[str]) -> pd.DataF
 
 
 def _pairs(path: Path, table: pd.DataFrame, positions: Mapping[str, int]) -> np.ndarray:
-    ends = [[str(name) for name in table[column].tolist()] for column in ("first", "second")]
-    for row, (first, second) in enumerate(zip(*ends, strict=True), start=1):
+    columns = [[str(name) for name in table[column].tolist()] for column in ("first", "second")]
+    for row, (first, second) in enumerate(zip(*columns, strict=True), start=1):
         for name in (first, second):
             if name not in positions:
                 raise ValueError(
-                    f"{path}, row {row}: there is no item {name!r} among the {len(positions)} items, which are called "
+                    f"{path}, row {row}: there is no item {name!r} among the {len(positions)} items, which are named "
                     f"{next(iter(positions))!r} and so on."
                 )
         if first == second:
             raise ValueError(f"{path}, row {row}: {first!r} is compared with itself.")
-    return np.array([[positions[name] for name in column] for column in ends], dtype=np.int64).reshape(2, -1).T
+    return np.array([[positions[name] for name in column] for column in columns], dtype=np.int64).reshape(2, -1).T
 
 
-def _outcome(path: Path, row: int, value: Any) -> float | None:
-    """A word or a number, which csv has as text."""
+def _outcome(path: Path, row: int, value: object) -> float | None:
+    """Outcome of a cell: a word, or a number, which is a text in csv."""
     try:
-        return as_outcome(value if not isinstance(value, str) or value in WORDS else float(value))
+        return as_outcome(value if not isinstance(value, str) or value in OUTCOMES else float(value))
     except ValueError:
-        allowed = f"a number from 0 to 1 or one of {', '.join(WORDS)}"
+        allowed = f"a number from 0 to 1 or one of {', '.join(OUTCOMES)}"
         raise ValueError(f"{path}, row {row}: the outcome must be {allowed}, got {value!r}.") from None
 
 
@@ -141,10 +148,10 @@ def _from_store(path: Path, positions: Mapping[str, int]) -> Answers:
     import pandas as pd
 
     with LabelStore(path, create=False) as store:
-        asks, labels = store.asks(), store.labels()
-    pairs = _pairs(path, pd.DataFrame(asks, columns=["id", "round", "first", "second", "criterion", "p"]), positions)
-    place = {ask.id: k for k, ask in enumerate(asks)}
-    return _answers(pairs[[place[label.ask] for label in labels]], [label.outcome for label in labels], pairs)
+        queries, labels = store.queries(), store.labels()
+    pairs = _pairs(path, pd.DataFrame(queries, columns=list(Query._fields)), positions)
+    row = {query.id: k for k, query in enumerate(queries)}
+    return _answers(pairs[[row[label.query] for label in labels]], [label.outcome for label in labels], pairs)
 
 
 def _answers(pairs: np.ndarray, outcomes: list[float | None], asked: np.ndarray) -> Answers:

@@ -1,9 +1,9 @@
-// The page's side of PairWidget: draws the kernel's `view`, sends back what is pressed with the number of the pair.
-// Texts go in by textContent only: whatever they contain is shown, never interpreted.
+// The page's side of PairWidget: draws the kernel's `view`, and sends each answer with the number of its query.
+// Texts are set by textContent only: whatever they contain is shown, never interpreted.
 
 const KEYS = { arrowleft: "first", l: "first", arrowright: "second", r: "second", t: "tie", s: "skip" };
-const LOOK = 300; // ms: an answer that comes sooner after its pair was meant for the one before it
-const PATIENCE = 3000; // ms without a word from the kernel
+const SETTLE = 300; // ms: an answer that comes sooner after its pair was meant for the pair before
+const TIMEOUT = 3000; // ms without a reply of the kernel
 
 function make(tag, name, text = "") {
   const element = document.createElement(tag);
@@ -12,21 +12,21 @@ function make(tag, name, text = "") {
   return element;
 }
 
-function card(side) {
+function makeCard(side) {
   const element = make("article", "card");
-  element.tabIndex = 0; // so that a long text scrolls by keys
+  element.tabIndex = 0; // so that a long text can be scrolled by keys
   element.setAttribute("aria-label", side);
   return element;
 }
 
-function button(name, key, label, press) {
-  const element = make("button", `press tercet-${name}`);
+function makeButton(name, key, label, onPress) {
+  const element = make("button", `button tercet-${name}`);
   const hint = make("kbd", "key", key);
   hint.setAttribute("aria-hidden", "true");
   element.type = "button";
   element.append(make("span", "label", label), hint);
-  // The second click of a double click has detail 2, wherever the pair has gone meanwhile.
-  element.addEventListener("click", (event) => event.detail < 2 && press());
+  // The second click of a double click has detail 2, whichever pair is shown by then.
+  element.addEventListener("click", (event) => event.detail < 2 && onPress());
   return element;
 }
 
@@ -43,86 +43,86 @@ function render({ model, el }) {
   head.append(question, count);
 
   const cards = make("div", "cards");
-  const [left, right] = [card("left"), card("right")];
+  const [left, right] = [makeCard("left"), makeCard("right")];
   cards.append(left, right);
 
-  const presses = make("div", "presses");
+  const buttons = make("div", "buttons");
   const answers = [
-    button("first", "←", "Left", () => answer("first")),
-    button("tie", "T", "Tie", () => answer("tie")),
-    button("skip", "S", "Skip", () => answer("skip")),
-    button("second", "→", "Right", () => answer("second")),
+    makeButton("first", "←", "Left", () => send("first")),
+    makeButton("tie", "T", "Tie", () => send("tie")),
+    makeButton("skip", "S", "Skip", () => send("skip")),
+    makeButton("second", "→", "Right", () => send("second")),
   ];
-  const again = button("again", "", "Try again", () => answer("again"));
-  presses.append(...answers, again);
+  const retry = makeButton("retry", "", "Try again", () => send("retry"));
+  buttons.append(...answers, retry);
 
   const foot = make("footer", "foot");
-  const line = make("div", "line");
-  line.setAttribute("role", "status"); // read out as it changes
-  foot.append(line, make("div", "hint", "click here to answer by keys"));
-  root.append(head, bar, cards, presses, foot);
+  const message = make("div", "message");
+  message.setAttribute("role", "status"); // screen readers read it out when it changes
+  foot.append(message, make("div", "hint", "click here to answer by keys"));
+  root.append(head, bar, cards, buttons, foot);
   el.append(root);
 
-  let ask; // the pair that is shown
-  let since = 0; // when it came
-  let waiting = false; // an answer is on its way
-  let patience;
+  let query; // the query that is shown
+  let shownAt = 0; // when it appeared
+  let waiting = false; // for the kernel's reply to an answer
+  let timer;
 
   function draw() {
     const view = model.get("view");
     waiting = false;
-    clearTimeout(patience);
+    clearTimeout(timer);
     root.dataset.state = view.state;
-    root.dataset.ask = view.ask ?? "";
+    root.dataset.query = view.query ?? "";
     root.setAttribute("aria-label", view.question);
     root.setAttribute("aria-busy", String(view.state === "busy"));
     question.textContent = view.question;
     count.textContent = `${view.answered} of ${view.budget}`;
     bar.max = Math.max(view.budget, 1);
     bar.value = view.answered;
-    line.textContent = view.line;
-    line.classList.toggle("tercet-alarm", view.alarm);
-    allow(view.state === "asking" || view.state === "stuck");
-    if (view.state === "asking" && view.ask !== ask) {
-      ask = view.ask;
-      since = performance.now();
-      for (const [place, text] of [[left, view.left], [right, view.right]]) {
-        place.textContent = text;
-        place.scrollTop = 0;
+    message.textContent = view.message;
+    message.classList.toggle("tercet-warning", view.warning);
+    enable(view.state === "asking" || view.state === "failed");
+    if (view.state === "asking" && view.query !== query) {
+      query = view.query;
+      shownAt = performance.now();
+      for (const [card, text] of [[left, view.left], [right, view.right]]) {
+        card.textContent = text;
+        card.scrollTop = 0;
       }
-      // The cards grow with what they show and never shrink: the buttons stay under the pointer.
+      // The cards grow with their texts and never shrink, so that the buttons stay under the pointer.
       const height = Math.max(left.offsetHeight, right.offsetHeight); // 0 before the widget is on the page
-      if (height) for (const place of [left, right]) place.style.minHeight = `${height}px`;
+      if (height) for (const card of [left, right]) card.style.minHeight = `${height}px`;
     }
   }
 
-  // Not `disabled`: a disabled button would lose the focus, and with it the keys.
-  function allow(yes) {
-    root.classList.toggle("tercet-quiet", !yes);
-    for (const element of [...answers, again]) element.setAttribute("aria-disabled", String(!yes));
+  // Not `disabled`: a disabled button would lose the focus, and the keys with it.
+  function enable(yes) {
+    root.classList.toggle("tercet-disabled", !yes);
+    for (const element of [...answers, retry]) element.setAttribute("aria-disabled", String(!yes));
   }
 
-  function answer(what) {
+  function send(answer) {
     const { state } = model.get("view");
-    if (waiting || state !== (what === "again" ? "stuck" : "asking")) return;
-    if (what !== "again" && performance.now() - since < LOOK) return;
+    if (waiting || state !== (answer === "retry" ? "failed" : "asking")) return;
+    if (answer !== "retry" && performance.now() - shownAt < SETTLE) return;
     waiting = true;
-    allow(false);
-    model.send(what === "again" ? { answer: what } : { ask, answer: what });
-    patience = setTimeout(() => {
-      line.textContent = "No word from the kernel yet: it is busy, or was restarted; then run this cell again.";
-    }, PATIENCE);
+    enable(false);
+    model.send(answer === "retry" ? { answer } : { query, answer });
+    timer = setTimeout(() => {
+      message.textContent = "No reply from the kernel yet. It may be busy; if it was restarted, run this cell again.";
+    }, TIMEOUT);
   }
 
-  // Before the notebook sees it, or an arrow would fold its headings and an x would cut its cell. Escape and whatever
-  // has a modifier are the notebook's; so is every key while the focus is elsewhere.
+  // Handled before the notebook sees it, where an arrow would collapse headings and an x would cut the cell. Escape and
+  // keys with a modifier are left to the notebook; so is every key while the focus is elsewhere.
   function onKey(event) {
     const modified = event.ctrlKey || event.altKey || event.metaKey || event.shiftKey;
     if (!event.composedPath().includes(root) || modified || event.key === "Escape") return;
     event.stopPropagation();
-    const what = KEYS[event.key.toLowerCase()];
-    if (what || (event.repeat && event.key === "Enter")) event.preventDefault(); // a held key answers once
-    if (what && !event.repeat) answer(what);
+    const answer = KEYS[event.key.toLowerCase()];
+    if (answer || (event.repeat && event.key === "Enter")) event.preventDefault(); // a key held down answers once
+    if (answer && !event.repeat) send(answer);
   }
 
   model.on("change:view", draw);
@@ -131,7 +131,7 @@ function render({ model, el }) {
   return () => {
     model.off("change:view", draw);
     window.removeEventListener("keydown", onKey, true);
-    clearTimeout(patience);
+    clearTimeout(timer);
   };
 }
 

@@ -1,119 +1,117 @@
 """The widget of `annotation_widget`: what the page is shown, and which of the answers that come back count.
 
-The page draws one dictionary, `view`, and sends `{"ask": number of the pair it shows, "answer": ...}`. Only an answer
-to the pair that is shown counts; a second one, from an impatient hand or another tab, comes too late for it.
+The page draws one dictionary, `view`, and sends `{"query": number of the query it shows, "answer": ...}`. Only an
+answer to the query that is shown counts; a second one, by a double click or from another tab, is ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import anywidget
 import traitlets
 
+from tercet.designs.campaigns.annotators import Texts
 from tercet.designs.campaigns.campaign import AnnotationLoop
-from tercet.designs.campaigns.label_store import WORDS, Ask, LabelConflictError, LabelStore
-from tercet.designs.campaigns.prequential import ALARM
+from tercet.designs.campaigns.labels import OUTCOMES, LabelConflictError, Query
+from tercet.designs.campaigns.prequential_check import OVERCONFIDENT
 
-CHOOSING = "choosing the next pairs ..."
-ANSWERS = tuple(WORDS)
-AGAIN = "again"
-"""What the page sends to try once more where a proposal has failed."""
-GUARD = "The model was too sure of its recent predictions: part of this batch is random. See loop.history()."
+CHOOSING = "Choosing the next pairs ..."
+RETRY = "retry"
+"""What the page sends to try again where a proposal has failed."""
+GUARD = "The model was overconfident in its recent predictions: part of this batch is random. See loop.history()."
 
 
 class PairWidget(anywidget.AnyWidget):
-    """Two cards, four buttons, a line; made by `annotation_widget`.
+    """Two cards, four buttons and a message; made by `annotation_widget`.
+
+    Parameters
+    ----------
+    loop, budget, who, texts, question : as in `annotation_widget`
 
     Attributes
     ----------
     view : dict
-        What the page shows: `state` ("asking", "busy", "stuck" where a proposal failed, "done"), number of the `ask`,
-        texts `left` and `right`, `answered` of `budget`, `question`, a `line` that is an `alarm` or not, and the
-        `turn`, which grows with every view: the page waits for the next one after an answer.
+        What the page shows: `state` ("asking", "busy", "failed" where a proposal failed, "done"), number of the
+        `query`, texts `left` and `right`, `answered` of `budget`, `question`, a `message` and whether it is a
+        `warning`, and `revision`, which grows with every view: after an answer the page waits for the next one.
     """
 
     _esm = Path(__file__).with_suffix(".js")
     _css = Path(__file__).with_suffix(".css")
     view = traitlets.Dict().tag(sync=True)
 
-    def __init__(
-        self, loop: AnnotationLoop, budget: int, who: str, texts: Mapping[Any, str] | None, question: str
-    ) -> None:
-        super().__init__(view={"turn": 0, "question": question, "budget": int(budget)})
+    def __init__(self, loop: AnnotationLoop, budget: int, who: str, texts: Texts | None, question: str) -> None:
+        super().__init__(view={"revision": 0, "question": question, "budget": int(budget)})
         self._loop, self._who, self._texts = loop, who, texts or {}
-        self._one_at_a_time = Lock()
+        self._lock = Lock()
         self._advance()
-        self.on_msg(self._heard)
+        self.on_msg(self._receive)
 
-    def _heard(self, _widget: Any, message: Any, _buffers: Any) -> None:
-        """What the page sent. Nothing is raised: a message has no cell under which an error would be seen."""
-        if not isinstance(message, dict):
+    def _receive(self, _widget: object, content: object, _buffers: object) -> None:
+        """Act on a message of the page. Nothing is raised: no cell would show the error."""
+        if not isinstance(content, dict):
             return
-        with self._one_at_a_time:  # each open tab may have a thread of its own
-            asked = (self.view["state"], self.view["ask"])
-            if asked == ("stuck", None) and message == {"answer": AGAIN}:
-                self._guarded()
-            elif asked == ("asking", message.get("ask")) and message.get("answer") in ANSWERS:
-                self._guarded(message["answer"])
+        with self._lock:  # each open tab may have a thread of its own
+            shown = (self.view["state"], self.view["query"])
+            if shown == ("failed", None) and content == {"answer": RETRY}:
+                self._proceed()
+            elif shown == ("asking", content.get("query")) and content.get("answer") in tuple(OUTCOMES):
+                self._proceed(content["answer"])
 
-    def _guarded(self, answer: str | None = None) -> None:
-        """Store an answer and go on; where that fails, say so and what has become of the answer."""
+    def _proceed(self, answer: str | None = None) -> None:
+        """Store an answer and show the next pair; where that fails, say why and whether the answer is stored."""
         stored = answer is None
         try:
-            warning = "" if answer is None else self._store(self.view["ask"], answer)
+            message = "" if answer is None else self._store(self.view["query"], answer)
             stored = True
-            self._advance(warning)
+            self._advance(message)
         except (Exception, KeyboardInterrupt) as error:
-            what = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
             if stored:
-                self._show("stuck", None, f"The next pairs could not be chosen; every answer is stored. {what}", True)
+                message = f"The next pairs could not be chosen; every answer is stored. {reason}"
+                self._show("failed", None, message, warning=True)
             else:
-                self._show("asking", self.view["ask"], f"This answer is not stored: {what}", True)
+                self._show("asking", self.view["query"], f"This answer is not stored: {reason}", warning=True)
 
-    def _store(self, ask: int, answer: str) -> str:
-        with self._store_here() as store:
+    def _store(self, query: int, answer: str) -> str:
+        # Messages may arrive on another thread than the cell's: the store is opened anew for each.
+        with self._loop.store.reopen() as store:
             try:
-                store.record(ask, answer, self._who)
-            except LabelConflictError as error:  # the same name elsewhere: that answer stands
+                store.record(query, answer, self._who)
+            except LabelConflictError as error:  # the same name elsewhere: the first answer stands
                 return str(error)
         return ""
 
-    def _advance(self, warning: str = "") -> None:
+    def _advance(self, message: str = "") -> None:
         """Show the next pair, or that there is none."""
-        with self._store_here() as store:
+        with self._loop.store.reopen() as store:
             loop, budget, rounds = replace(self._loop, store=store), self.view["budget"], len(store.rounds())
             answered = store.count()
             if answered < budget and not store.pending(self._who):
                 self._show("busy", None, CHOOSING, answered=answered)
-            ask = loop.next_ask(self._who, budget)
+            query = loop.next_query(self._who, budget)
             answered = store.count()
-            latest = store.rounds()[rounds:]
-        if latest and latest[-1].facts.get("recent_z", 0.0) > ALARM:
-            warning = f"{warning} {GUARD}".strip()
-        if ask is not None:
-            self._show("asking", ask.id, warning, bool(warning), answered=answered, **self._cards(ask))
+            new = store.rounds()[rounds:]
+        z = new[-1].facts.get("recent_z", 0.0) if new else 0.0
+        if isinstance(z, float) and z > OVERCONFIDENT:
+            message = f"{message} {GUARD}".strip()
+        if query is not None:
+            self._show("asking", query.id, message, warning=bool(message), answered=answered, **self._cards(query))
         elif answered >= budget:
             self._show("done", None, f"Done: the store holds {answered} answers.", answered=answered)
         else:
-            line = f"No candidate pair is left to ask {self._who!r}: the store holds {answered} answers."
-            self._show("done", None, line, True, answered=answered)
+            message = f"No candidate pair is left to ask {self._who!r}: the store holds {answered} answers."
+            self._show("done", None, message, warning=True, answered=answered)
 
-    def _cards(self, ask: Ask) -> dict[str, str]:
-        left, right = (str(self._texts.get(name, name)) for name in self._loop.names(ask))
+    def _cards(self, query: Query) -> dict[str, str]:
+        left, right = (str(self._texts.get(name, name)) for name in self._loop.names(query))
         return {"left": left, "right": right}
 
-    def _show(self, state: str, ask: int | None, line: str = "", alarm: bool = False, **changes: Any) -> None:
-        shown = {"state": state, "ask": ask, "line": line, "alarm": alarm, "turn": self.view["turn"] + 1}
-        self.view = {**self.view, **changes, **shown}
-
-    @contextmanager
-    def _store_here(self) -> Iterator[LabelStore]:
-        """The store opened anew: messages may come on another thread than the cell's, connections keep to theirs."""
-        with LabelStore(self._loop.store.path, create=False) as store:
-            yield store
+    def _show(
+        self, state: str, query: int | None, message: str = "", *, warning: bool = False, **changes: str | int
+    ) -> None:
+        shown = {"state": state, "query": query, "message": message, "warning": warning}
+        self.view = {**self.view, **changes, **shown, "revision": self.view["revision"] + 1}

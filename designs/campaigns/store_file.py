@@ -1,4 +1,4 @@
-"""The file of a label store: its tables, how it comes to be, and how it is known from other files."""
+"""The file of a label store: its tables, how it is created, and how it is told from other files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 VERSION = 1
 APPLICATION_ID = 0x74657263  # "terc", bytes 68 to 71 of the file
-WAIT = 30.0  # seconds that one writer waits for another
 
 SCHEMA = f"""
 BEGIN;
@@ -18,15 +17,15 @@ CREATE TABLE round (
     number INTEGER PRIMARY KEY,
     proposed TEXT NOT NULL,   -- UTC
     criterion TEXT NOT NULL,
-    facts TEXT NOT NULL       -- JSON: what the campaign knew when it proposed this round
+    facts TEXT NOT NULL       -- JSON: what was known when this round was proposed
 );
-CREATE TABLE ask (
+CREATE TABLE ask (            -- a query
     id INTEGER PRIMARY KEY,
     round INTEGER NOT NULL REFERENCES round (number),
     first NOT NULL CHECK (typeof(first) IN ('integer', 'text')),
     second NOT NULL CHECK (typeof(second) IN ('integer', 'text') AND second IS NOT first),
-    criterion TEXT NOT NULL,  -- of this ask: that of the round, or random
-    prediction REAL           -- probability that the first is preferred, as predicted before anybody was asked
+    criterion TEXT NOT NULL,  -- of this query: that of the round, or random
+    prediction REAL           -- probability that the first is preferred, as predicted before any answer
 );
 CREATE TABLE label (
     id INTEGER PRIMARY KEY,
@@ -42,10 +41,10 @@ COMMIT;
 """
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open a store that exists; every commit is on disk when it returns."""
+def connect(path: Path, wait: float) -> sqlite3.Connection:
+    """Open a store that exists, with `wait` seconds for a lock; every commit is on disk when it returns."""
     address = f"{path.absolute().as_uri()}?mode=rw"
-    connection = sqlite3.connect(address, uri=True, timeout=WAIT, isolation_level=None)
+    connection = sqlite3.connect(address, uri=True, timeout=wait, isolation_level=None)
     try:
         for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {setting}")
@@ -56,13 +55,13 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def create(path: Path) -> None:
-    """Make an empty store elsewhere and link it to its name: there is never half a store, and no other is replaced."""
+    """Make an empty store under another name and link it to this one: never half a store, never another replaced."""
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         draft = Path(folder) / "draft"
         with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(SCHEMA)
-        with contextlib.suppress(FileExistsError):  # another process was first: its store is as good
+        with contextlib.suppress(FileExistsError):  # another process was first: its store will do
             os.link(draft, path)
     if os.name == "posix":  # the name, too, must survive a power failure
         handle = os.open(path.parent, os.O_RDONLY)
@@ -71,20 +70,20 @@ def create(path: Path) -> None:
 
 
 def check_header(path: Path) -> None:
-    """Raise where this is no store of ours; read by hand, because SQLite leaves files beside whatever it opens."""
+    """Raise where this is not a label store; the bytes are read here, as SQLite leaves files beside what it opens."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a label store; name a file in it.")
     with open(path, "rb") as stream:
         header = stream.read(100)
     if not header.startswith(b"SQLite format 3\0") or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        kind = "an SQLite database of another kind" if header.startswith(b"SQLite") else "something else"
+        kind = "an SQLite database of another kind" if header.startswith(b"SQLite") else "a file of another kind"
         raise ValueError(
-            f"{path} is no label store but {kind if header else 'an empty file'}; it was left as it is: name another "
-            "file, or one that does not exist yet."
+            f"{path} is not a label store but {kind if header else 'an empty file'}; it was left unchanged: name "
+            "another file, or one that does not exist yet."
         )
     version = int.from_bytes(header[60:64], "big")
     if version > VERSION:
         raise ValueError(
             f"{path} was written by a newer tercet (version {version} of the store; this one reads up to {VERSION}); "
-            "it was left as it is: upgrade tercet."
+            "it was left unchanged: upgrade tercet."
         )

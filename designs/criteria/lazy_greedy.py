@@ -1,78 +1,77 @@
-"""Greedy picks where gains only fall: candidates are brought up to date when they could be the best, and no sooner."""
+"""Lazy greedy search, for gains that only fall: candidates are scored anew only where they could be the best."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
-BLOCK = 4096
-"""Candidates that are brought up to date together."""
-MEMORY = 128_000_000  # bytes of what candidates have not heard of: each pick is a number an item
+from tercet.designs.criteria.objective import Objective, Pick
+from tercet.designs.criteria.search import GREEDY, Eager, Limits, Picks, Search, one_by_one
+
+S = TypeVar("S")
 
 
-class LazyGreedy:
-    """Candidates in blocks, the most promising first, each with a bound on its v q.
+@dataclass(frozen=True)
+class LazyGreedy(Search):
+    """Greedy picks of an objective whose gains never rise as the batch grows (submodular ones): the picks of `Greedy`.
 
-    What only falls is bounded by what it was: a block whose best was below the best of another need not hear of the
-    picks since. Every candidate hears of all of them in order before it is picked, so that picks and gains are those of
-    updates after each pick, to the last digit (Minoux, 1978, Optimization Techniques, Springer, 234-243).
+    A gain is then bounded by what it was when the candidate was last scored, and a candidate whose bound is below the
+    best gain need not be scored.
 
     Parameters
     ----------
-    pool : LinearPool of m candidates
-    covariance, q, v : at the start; A [p, p], q = d' A d [m], information [m]
+    block : candidates that are scored anew together
+    memory : bytes that may be kept of picks that some candidates have not been updated for, for objectives that
+        update gains (`Objective.stale_gains`)
+
+    References
+    ----------
+    Minoux (1978), Optimization Techniques, Springer, 234-243.
     """
 
-    def __init__(self, pool: Any, covariance: np.ndarray, q: np.ndarray, v: np.ndarray) -> None:
-        self.order = np.argsort(-(v * q), kind="stable")
-        self.pool, self.covariance = pool, covariance
-        self.q, self.v, self.free = q[self.order], v[self.order], np.ones(len(q), bool)
-        self.parts = [slice(start, min(start + BLOCK, len(q))) for start in range(0, len(q), BLOCK)]
-        self.heard = np.zeros(len(self.parts), int)
-        self.bound = np.array([self._best(part) for part in self.parts])
-        self.steps: list[tuple[float, np.ndarray]] = []
+    block: int = 4096
+    memory: int = 128_000_000
 
-    def pick(self) -> tuple[int, float]:
-        """The candidate with the largest v q (of equals the first), and its v q; it is taken."""
-        while True:
-            top = float(self.bound.max())
-            leading = np.flatnonzero(self.bound == top)
-            behind = leading[self.heard[leading] < len(self.steps)]
-            if len(behind) == 0:
+    def run(self, objective: Objective[Any, S], state: S, limits: Limits, rng: np.random.Generator) -> Picks:
+        updated = objective.stale_gains(state, self.block, self.memory)
+        if updated is None:
+            return one_by_one(_StaleGains(objective, state, limits, self.block), limits)
+        if limits.price is None:
+            return one_by_one(updated, limits)
+        return GREEDY.run(objective, state, limits, rng)  # those are ranked by gain, not by gain per price
+
+    def leaders(self, budget: int, shortlist: int) -> int | None:
+        return shortlist
+
+    def extend(self, objective: Objective[Any, S], state: S, limits: Limits, rest: float) -> tuple[Picks, S]:
+        picks = one_by_one(picker := Eager(objective, state, limits), limits, least=rest)
+        return picks, picker.state
+
+
+class _StaleGains:
+    """Gains of all candidates, each as it was when it was last scored: a bound on what it is."""
+
+    def __init__(self, objective: Objective[Any, Any], state: Any, limits: Limits, block: int) -> None:
+        self.objective, self.state, self.block = objective, state, block
+        self.price = np.ones(limits.size) if limits.price is None else limits.price
+        self.bound = np.full(limits.size, np.inf)
+
+    def best(self, free: np.ndarray) -> Pick | None:
+        order = np.argsort(-np.where(free, self.bound / self.price, -np.inf), kind="stable")
+        best, index = -np.inf, -1
+        for start in range(0, len(order), self.block):
+            some = order[start : start + self.block]
+            if not free[some[0]] or self.bound[some[0]] / self.price[some[0]] < best:
                 break
-            for block in behind.tolist():
-                self._hear(block)
-        places = np.concatenate([self._places(self.parts[block], top) for block in leading.tolist()])
-        place = int(places[self.order[places].argmin()])
-        self._take(place, top)
-        return int(self.order[place]), top
+            some = np.sort(some[free[some]])
+            self.bound[some] = self.objective.score(self.state, some)
+            worth = self.bound[some] / self.price[some]
+            top = int(worth.argmax())
+            if worth[top] > best or (worth[top] == best and some[top] < index):
+                best, index = float(worth[top]), int(some[top])
+        return index, float(self.bound[index])
 
-    def _take(self, place: int, worth: float) -> None:
-        u = self.covariance @ self.pool.row(int(self.order[place]))
-        g = float(self.v[place]) / (1.0 + worth)
-        self.covariance = self.covariance - g * np.outer(u, u)
-        self.free[place] = False
-        self.steps.append((g, self.pool.levels(u)))
-        if len(self.steps) * self.steps[-1][1].nbytes > MEMORY:
-            for block in range(len(self.parts)):
-                self._hear(block)
-            self.steps.clear()
-            self.heard[:] = 0
-
-    def _hear(self, block: int) -> None:
-        """Bring one block up to date."""
-        part = self.parts[block]
-        who = self.order[part]
-        for g, levels in self.steps[self.heard[block] :]:
-            t = self.pool.along(levels, who)
-            t *= t
-            t *= g
-            np.maximum(np.subtract(self.q[part], t, out=t), 0.0, out=self.q[part])
-        self.heard[block], self.bound[block] = len(self.steps), self._best(part)
-
-    def _best(self, part: slice) -> float:
-        return float(np.max(self.v[part] * self.q[part], where=self.free[part], initial=-np.inf))
-
-    def _places(self, part: slice, worth: float) -> np.ndarray:
-        return part.start + np.flatnonzero(self.free[part] & (self.v[part] * self.q[part] == worth))
+    def take(self, index: int) -> None:
+        self.state = self.objective.update(self.state, index)

@@ -1,7 +1,8 @@
-"""What one answer holds: entropies, and the information that an answer and its logit share, by quadrature."""
+"""Entropies of answers, and mutual information of an answer with its logit or with another answer, by quadrature."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def predictive(
         return np.stack([1.0 - first, first], axis=-1)
     sd = np.sqrt(variance)
     parts = [w * model.probabilities(mean + sd * z, sites) for z, w in zip(NODES, WEIGHTS, strict=True)]
-    return np.sum(parts, axis=0)
+    return np.asarray(np.sum(parts, axis=0))
 
 
 def mutual_information(
@@ -50,35 +51,35 @@ def mutual_information(
         return entropy(model.probabilities(r, sites)) if model.link is None else model.link.entropy(r)
 
     total = entropy(predictive(model, sites, mean, variance))
-    return np.maximum(total - gauss_hermite(noise, mean, variance), 0.0)
+    return np.asarray(np.maximum(total - gauss_hermite(noise, mean, variance), 0.0))
 
 
-def shared_information(
-    here: np.ndarray, there: np.ndarray, covariance: list[list[np.ndarray]]
+def mutual_information_of_answers(
+    p: np.ndarray, q: np.ndarray, covariance: list[list[np.ndarray]]
 ) -> Float[np.ndarray, "m t"]:
     """I(answer; answer') in nats of two answers, P(a, b) = p_a q_b + covariance.
 
     Parameters
     ----------
-    here, there : p [m, K - 1] and q [t, K - 1], all answers but the last
+    p, q : marginal probabilities [m, K - 1] and [t, K - 1] of all answers but the last
     covariance : of answers a and b, [K - 1] lists of [K - 1] arrays [m, t]
     """
     # The last answer takes what the others leave: rows and columns of covariances sum to zero.
     rows = [[*row, -_sum(row)] for row in covariance]
     rows.append([-_sum(column) for column in zip(*rows, strict=True)])
-    shape, others = covariance[0][0].shape, _all_answers(there)
-    total, alone, joint = np.zeros(shape), np.empty(shape), np.empty(shape)
-    for row, p in zip(rows, _all_answers(here), strict=True):
-        for shift, q in zip(row, others, strict=True):
-            np.multiply.outer(p, q, out=alone)  # in place: this is what EPIG spends its time on
-            np.maximum(np.add(alone, shift, out=joint), TINY, out=joint)
-            np.log(np.divide(joint, alone, out=alone), out=alone)
-            alone *= joint
-            total += alone
+    shape, others = covariance[0][0].shape, _all_answers(q)
+    total, independent, joint = np.zeros(shape), np.empty(shape), np.empty(shape)
+    for row, p_a in zip(rows, _all_answers(p), strict=True):
+        for c_ab, q_b in zip(row, others, strict=True):
+            np.multiply.outer(p_a, q_b, out=independent)  # in place: this is what EPIG spends its time on
+            np.maximum(np.add(independent, c_ab, out=joint), TINY, out=joint)
+            np.log(np.divide(joint, independent, out=independent), out=independent)
+            independent *= joint
+            total += independent
     return np.maximum(total, 0.0, out=total)
 
 
-def _sum(arrays: Any) -> np.ndarray:
+def _sum(arrays: Iterable[np.ndarray]) -> np.ndarray:
     first, *others = arrays
     for other in others:
         first = first + other
@@ -86,5 +87,5 @@ def _sum(arrays: Any) -> np.ndarray:
 
 
 def _all_answers(p: np.ndarray) -> list[np.ndarray]:
-    """Every answer [m], the last taking what is left; never zero, for they divide."""
+    """Probability [m] of every answer, the last taking what is left; never zero, for they divide."""
     return [np.maximum(each, TINY) for each in (*p.T, 1.0 - p.sum(axis=1))]

@@ -1,15 +1,15 @@
-"""The coreset of Huggins, Campbell and Broderick: candidates drawn by how much a logistic likelihood can miss them."""
+"""The coreset of Huggins, Campbell and Broderick: candidates drawn by bounds on their sensitivity."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from tercet.designs.criteria.candidates import Candidates
-from tercet.designs.criteria.criterion import Criterion, as_pair_candidates
+from tercet.designs.criteria.objective import OneShot
+from tercet.designs.pairs.pair_objectives import OfPairs
 from tercet.designs.pairs.pool import PairPool
 
 
@@ -22,25 +22,18 @@ class Clusters(NamedTuple):
     distance: Float[np.ndarray, "m k"]
 
 
-class CoresetState(NamedTuple):
-    """Sensitivities [m] and exponential clocks [m]: the next pick is the largest ratio."""
-
-    sensitivity: np.ndarray
-    clock: np.ndarray
-
-
 @dataclass(frozen=True)
-class Coreset(Criterion):
-    """Candidates drawn without repetition, each in proportion to a bound on its sensitivity.
+class Coreset(OfPairs, OneShot[PairPool]):
+    """A bound on the sensitivity of each candidate, in proportion to which candidates are to be drawn (`WeightedDraw`).
 
     With the differences d_n in k clusters G_i,
 
         m_n = N / (1 + sum_i |G_i without n| exp(-radius |mean of G_i without n - d_n|))
 
-    bounds how much of the log likelihood of all N candidates d_n alone can make up, over weights in a ball of this
-    radius; lonely differences have large ones. Reads features only: neither answers nor the posterior. Pairs are taken
-    the way round they are listed, as in the paper's code (the theorem is about signed rows y d, and y is not known
-    yet). Gains are sensitivities, so a batch may gain less than a random one.
+    bounds the share of the log likelihood of all N candidates that d_n alone can make up, over weights in a ball of
+    this radius; it is large for differences far from all others. Reads features only: neither answers nor the
+    posterior. Pairs are taken the way round they are listed, as in the paper's code (the theorem is about signed rows
+    y d, and y is not known yet). Gains are sensitivities, so a batch may gain less than a random one.
 
     Parameters
     ----------
@@ -51,32 +44,17 @@ class Coreset(Criterion):
     References
     ----------
     Huggins, Campbell, Broderick (2016), Coresets for scalable Bayesian logistic regression, NeurIPS, lemma 3.1; as a
-    design in Shen, Sun, Ton (2025), arXiv 2502.04354; Efraimidis, Spirakis (2006), Information Processing Letters 97,
-    for the draws.
+    design in Shen, Sun, Ton (2025), arXiv 2502.04354.
     """
 
     clusters: int = 10
     rounds: int = 1
     radius: float = 1.0
-    name = "coreset"
 
-    def pool(self, candidates: Candidates, posterior: Any, target: Any) -> PairPool:
-        return as_pair_candidates(self, candidates).pool(posterior, target)
-
-    def begin(self, pool: PairPool, rng: np.random.Generator) -> CoresetState:
+    def scores(self, pool: PairPool, rng: np.random.Generator) -> Float[np.ndarray, " m"]:
         if len(pool) == 0:
-            return CoresetState(np.empty(0), np.empty(0))
-        found = cluster(pool, min(self.clusters, len(pool)), self.rounds, rng)
-        return CoresetState(sensitivity(found, self.radius), rng.standard_exponential(len(pool)))
-
-    def score(self, state: CoresetState) -> np.ndarray:
-        return state.sensitivity
-
-    def worth(self, state: CoresetState, scores: np.ndarray) -> np.ndarray:
-        return scores / state.clock
-
-    def update(self, state: CoresetState, index: int) -> CoresetState:
-        return state
+            return np.empty(0)
+        return sensitivity(cluster(pool, min(self.clusters, len(pool)), self.rounds, rng), self.radius)
 
 
 def sensitivity(clusters: Clusters, radius: float) -> Float[np.ndarray, " m"]:
@@ -87,11 +65,11 @@ def sensitivity(clusters: Clusters, radius: float) -> Float[np.ndarray, " m"]:
     size[rows, clusters.label] -= 1.0
     # Without row n the mean of its own cluster is (s mean - d_n) / (s - 1): farther from d_n by s / (s - 1).
     distance[rows, clusters.label] *= own / np.maximum(own - 1.0, 1.0)
-    return len(rows) / (1.0 + (size * np.exp(-radius * distance)).sum(axis=1))
+    return np.asarray(len(rows) / (1.0 + (size * np.exp(-radius * distance)).sum(axis=1)))
 
 
 def cluster(pool: PairPool, k: int, rounds: int, rng: np.random.Generator) -> Clusters:
-    """Cluster the differences: k-means++, then Lloyd's rounds. Rows are met through products with the centres only."""
+    """Cluster the differences: k-means++, then Lloyd's rounds. Rows are read through products with the centres only."""
     squares = pool.squared_norms(np.eye(len(pool.root)))
     centers = _spread_centers(pool, squares, k, rng)
     label = _squared_distances(pool, squares, centers).argmin(axis=1)
@@ -116,7 +94,7 @@ def _spread_centers(pool: PairPool, squares: np.ndarray, k: int, rng: np.random.
 def _squared_distances(pool: PairPool, squares: np.ndarray, centers: np.ndarray) -> Float[np.ndarray, "m k"]:
     columns = [squares - 2.0 * pool.along(pool.levels(center)) + center @ center for center in centers]
     distances = np.stack(columns, axis=1)
-    # What is left of squares that cancel is rounding: a row is its own neighbour exactly.
+    # Squares that cancel leave rounding: the distance of a row to itself is exactly zero.
     distances[distances < 1e-12 * (1.0 + squares[:, None])] = 0.0
     return distances
 

@@ -6,20 +6,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from tercet.designs.criteria.candidates import Candidates
-from tercet.designs.criteria.criterion import OneShot, as_pair_candidates
-from tercet.designs.pairs.answers import entropy, shared_information
+from tercet.designs.criteria.objective import HasPool, OneShot
+from tercet.designs.pairs.answers import entropy, mutual_information_of_answers
 from tercet.designs.pairs.draw_pool import DrawPool, draw_pool
+from tercet.designs.pairs.pair_objectives import OfPairsByDraws, as_pair_candidates
 from tercet.designs.pairs.targets import target_pairs
+from tercet.inference.preferences.reward_view import on
 
 
 @dataclass(frozen=True)
-class BALDByDraws(OneShot):
-    """BALD with averages over draws, best n at once: I = H(mean_s p_s) - mean_s H(p_s) in nats.
+class BALDByDraws(OfPairsByDraws, OneShot[DrawPool]):
+    """BALD with averages over draws: I = H(mean_s p_s) - mean_s H(p_s) in nats.
 
     Everything is drawn, tie strengths, cuts and precisions of annotators included, so that what an answer tells of
-    these counts too. The error falls as 1 / sqrt(draws). "BatchBALD (joint entropy)" is the same without twins.
+    these counts too. The error falls as 1 / sqrt(draws). Scored once: `JointEntropy` is the same for a whole batch.
 
     Parameters
     ----------
@@ -31,12 +33,8 @@ class BALDByDraws(OneShot):
     """
 
     draws: int = 1000
-    name = "BALD (draws)"
 
-    def pool(self, candidates: Candidates, posterior: Any, target: Any) -> DrawPool:
-        return as_pair_candidates(self, candidates).draw_pool(posterior, self.draws)
-
-    def _scores(self, pool: DrawPool, rng: np.random.Generator) -> np.ndarray:
+    def scores(self, pool: DrawPool, rng: np.random.Generator) -> Float[np.ndarray, " m"]:
         scores = np.empty(len(pool))
         for block in pool.blocks():
             p, noise = pool.averages(block)
@@ -45,10 +43,10 @@ class BALDByDraws(OneShot):
 
 
 @dataclass(frozen=True)
-class EPIGByDraws(OneShot):
-    """EPIG with averages over draws, best n at once: mean over targets of I, P(a, b) = mean_s p_s(a) p*_s(b), in nats.
+class EPIGByDraws(OneShot[DrawPool]):
+    """EPIG with averages over draws: mean over targets of I, P(a, b) = mean_s p_s(a) p*_s(b), in nats. Scored once.
 
-    The answer to a target is that of somebody of precision 1, without order effect.
+    The answer to a target is that of an annotator of precision 1, without order effect.
 
     Parameters
     ----------
@@ -65,22 +63,21 @@ class EPIGByDraws(OneShot):
     draws: int = 1000
     targets: int = 100
     key: int = 0
-    name = "EPIG (draws)"
 
-    def pool(self, candidates: Candidates, posterior: Any, target: Any) -> DrawPool:
-        chosen_from = as_pair_candidates(self, candidates)
-        items, pairs = target_pairs(chosen_from.items, target, self.targets, self.key)
-        aim = replace(draw_pool(posterior, items, pairs, None, self.draws), ordered=False)
-        return replace(chosen_from.draw_pool(posterior, self.draws), target=aim)
+    def pool(self, candidates: HasPool, posterior: Any, target: Any) -> DrawPool:
+        pairs = as_pair_candidates(self, candidates)
+        items, listed = target_pairs(pairs.items, target, self.targets, self.key)
+        targets = replace(draw_pool(on(posterior, items), listed, None, self.draws), ordered=False)
+        return replace(pairs.draw_pool(posterior, self.draws), target=targets)
 
-    def _scores(self, pool: DrawPool, rng: np.random.Generator) -> np.ndarray:
+    def scores(self, pool: DrawPool, rng: np.random.Generator) -> Float[np.ndarray, " m"]:
         assert pool.target is not None
-        there = pool.target.all_but_last(slice(None))
-        q, gain = there.mean(axis=2), np.empty(len(pool))
+        of_targets = pool.target.all_but_last(slice(None))
+        q, gain = of_targets.mean(axis=2), np.empty(len(pool))
         for block in pool.blocks():
-            here = pool.all_but_last(block)
-            p = here.mean(axis=2)
-            covariance = [[x @ y.T / pool.draws - np.multiply.outer(a, b) for y, b in zip(there, q, strict=True)]
-                          for x, a in zip(here, p, strict=True)]  # fmt: skip
-            gain[block] = shared_information(p.T, q.T, covariance).mean(axis=1)
+            of_block = pool.all_but_last(block)
+            p = of_block.mean(axis=2)
+            covariance = [[x @ y.T / pool.draws - np.multiply.outer(a, b) for y, b in zip(of_targets, q, strict=True)]
+                          for x, a in zip(of_block, p, strict=True)]  # fmt: skip
+            gain[block] = mutual_information_of_answers(p.T, q.T, covariance).mean(axis=1)
         return gain

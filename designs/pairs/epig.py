@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import eval_hermitenorm, gammaln
 
-from tercet.designs.criteria.candidates import Candidates
-from tercet.designs.criteria.criterion import Criterion, OneShot, as_pair_candidates
-from tercet.designs.criteria.greedy import GreedyD, GreedyState
-from tercet.designs.pairs.answers import NODES, TINY, WEIGHTS, shared_information
+from tercet.designs.criteria.objective import ALL, HasPool, Objective, Part
+from tercet.designs.criteria.optimality import DOptimality, GaussianState
+from tercet.designs.pairs.answers import NODES, TINY, WEIGHTS, mutual_information_of_answers
+from tercet.designs.pairs.pair_objectives import as_pair_candidates
 from tercet.designs.pairs.targets import TargetedPool, targeted_pool
 from tercet.models.preferences.comparison_models import ComparisonModel
 
@@ -20,46 +20,48 @@ DEGREE = 16
 """Hermite functions in which the probability of an answer is written."""
 _ORDERS = np.arange(DEGREE + 1)[:, None]
 _BASIS = (eval_hermitenorm(_ORDERS, NODES) * np.exp(-0.5 * gammaln(_ORDERS + 1.0)) * WEIGHTS).T
-GREEDY = GreedyD()
+GAUSSIAN = DOptimality()
 """How the covariance falls after a pick."""
-BLOCK = 256
-"""Candidates that meet the targets at once: their tables stay in the cache."""
+AT_ONCE = 256
+"""Candidates that are scored against all targets at once: their tables stay in the cache."""
 NEGLIGIBLE = 1e-12
 """Terms of Mehler's formula below this are left out."""
 
 
 class EPIGState(NamedTuple):
-    """The greedy state, and what links candidates to targets.
+    """Candidates and targets under the covariance that the picks so far are expected to leave.
 
+    Attributes
+    ----------
+    pool : candidates and targets
+    gaussian : the candidates' part
     cross : covariances [m, t] of candidates and targets
     spread : variances [t] of the targets
-    listed : which candidates [m] are still scored
     """
 
-    greedy: GreedyState
+    pool: TargetedPool
+    gaussian: GaussianState
     cross: np.ndarray
     spread: np.ndarray
-    listed: np.ndarray
 
 
 @dataclass(frozen=True)
-class EPIG(Criterion):
-    """Expected predictive information gain, without twins: mean over target pairs of I(answer; answer to the target).
+class EPIG(Objective[TargetedPool, EPIGState]):
+    """Expected predictive information gain: mean over target pairs of I(answer; answer to the target).
 
     Both answers depend on logits that are jointly normal. With p_a(r) = sum_k f_ak h_k(z) in normalised Hermite
-    functions of the standardised logit (32 nodes of Gauss-Hermite, degree 16), Mehler's formula gives the joint law of
-    two answers whose logits have correlation rho,
+    functions of the standardised logit (32 nodes of Gauss-Hermite, degree 16), Mehler's formula gives the joint
+    distribution of two answers whose logits have correlation rho,
 
         P(a, b) = sum_k rho^k f_ak g_bk,
 
     and from it the mutual information in nats (error below 1e-7 at sd 1, 3e-4 at 2). The answer to a target is one
-    without order effect. After a pick covariances fall as in "greedy D" while means stay.
+    without order effect. After a pick covariances fall as under D-optimality while means stay.
 
     Parameters
     ----------
     targets : target pairs at most, drawn from the target
     key : seed of that draw
-    shortlist : candidates that are scored anew for later picks, the best of the first; give `len(candidates)` for all
 
     References
     ----------
@@ -69,96 +71,50 @@ class EPIG(Criterion):
 
     targets: int = 100
     key: int = 0
-    shortlist: int = 2000
-    name = "EPIG"
-    sequential = True
 
-    def pool(self, candidates: Candidates, posterior: Any, target: Any) -> TargetedPool:
+    def pool(self, candidates: HasPool, posterior: Any, target: Any) -> TargetedPool:
         return targeted_pool(as_pair_candidates(self, candidates), posterior, target, self.targets, self.key)
 
     def begin(self, pool: TargetedPool, rng: np.random.Generator) -> EPIGState:
-        return EPIGState(GREEDY.begin(pool, rng), *against_targets(pool), np.ones(len(pool), dtype=bool))
+        return EPIGState(pool, GAUSSIAN.begin(pool, rng), *covariances_with_targets(pool))
 
-    def score(self, state: EPIGState) -> np.ndarray:
-        return self._gains(state, np.arange(len(state.listed)))
-
-    def gain_of(self, state: EPIGState, index: int) -> float:
-        return float(self._gains(state, np.array([index]))[0])
-
-    def choose(self, state: EPIGState, free: np.ndarray, price: np.ndarray | None) -> tuple[int, float] | None:
-        """The next pick of those on the shortlist, which the first call draws up, in place; of all once it is empty."""
-        left = np.flatnonzero(free & state.listed)
-        left = left if len(left) else np.flatnonzero(free)
-        gains = self._gains(state, left)
-        worth = gains if price is None else gains / price[left]
-        if state.listed.all() and len(left) > self.shortlist:
-            state.listed[:] = False
-            state.listed[left[np.argsort(-worth, kind="stable")[: self.shortlist]]] = True
-        best = int(worth.argmax())
-        return int(left[best]), float(gains[best])
+    def score(self, state: EPIGState, some: Part = ALL) -> Float[np.ndarray, " b"]:
+        positions = np.arange(len(state.pool))[some]
+        pool = state.pool.take(positions)
+        return predictive_information(pool, state.gaussian.q[positions], state.cross[positions], state.spread)
 
     def update(self, state: EPIGState, index: int) -> EPIGState:
-        greedy, cross, spread, _ = state
-        pool: Any = greedy.pool
-        covariance, q, v = greedy.covariance, greedy.q, greedy.v
-        u = covariance @ pool.row(index)
-        g, there = v[index] / (1.0 + v[index] * q[index]), pool.target_rows @ u
-        cross = cross - np.outer(g * pool.along(pool.levels(u)), there)
-        return EPIGState(GREEDY.update(greedy, index), cross, np.maximum(spread - g * there**2, 0.0), state.listed)
-
-    def _gains(self, state: EPIGState, some: np.ndarray) -> np.ndarray:
-        pool: Any = state.greedy.pool
-        return predictive_information(pool.take(some), state.greedy.q[some], state.cross[some], state.spread)
+        pool, gaussian = state.pool, state.gaussian
+        u, v = gaussian.covariance @ pool.row(index), gaussian.v[index]
+        g, of_targets = v / (1.0 + v * gaussian.q[index]), pool.target_rows @ u
+        cross = state.cross - np.outer(g * pool.along(pool.levels(u)), of_targets)
+        spread = np.maximum(state.spread - g * of_targets**2, 0.0)
+        return EPIGState(pool, GAUSSIAN.update(gaussian, index), cross, spread)
 
 
-@dataclass(frozen=True)
-class TopEPIG(OneShot):
-    """Expected predictive information gain (see `EPIG`), best n at once.
-
-    Parameters
-    ----------
-    targets : target pairs at most, drawn from the target
-    key : seed of that draw
-
-    References
-    ----------
-    Bickford Smith, Kirsch, Farquhar, Gal, Foster, Rainforth (2023), AISTATS, equation 3.
-    """
-
-    targets: int = 100
-    key: int = 0
-    name = "EPIG (top-k)"
-
-    def pool(self, candidates: Candidates, posterior: Any, target: Any) -> TargetedPool:
-        return targeted_pool(as_pair_candidates(self, candidates), posterior, target, self.targets, self.key)
-
-    def _scores(self, pool: TargetedPool, rng: np.random.Generator) -> np.ndarray:
-        return predictive_information(pool, pool.variance, *against_targets(pool))
-
-
-def against_targets(pool: TargetedPool) -> tuple[Float[np.ndarray, "m t"], Float[np.ndarray, " t"]]:
+def covariances_with_targets(pool: TargetedPool) -> tuple[Float[np.ndarray, "m t"], Float[np.ndarray, " t"]]:
     """Covariances d' A d* of candidates with targets, and variances of the targets."""
-    pulled = pool.target_rows @ pool.covariance
-    cross = np.empty((len(pool), len(pulled)))
-    for column, direction in enumerate(pulled):
+    directions = pool.target_rows @ pool.covariance
+    cross = np.empty((len(pool), len(directions)))
+    for column, direction in enumerate(directions):
         cross[:, column] = pool.along(pool.levels(direction))
-    return cross, np.einsum("tp,tp->t", pulled, pool.target_rows)
+    return cross, np.einsum("tp,tp->t", directions, pool.target_rows)
 
 
 def predictive_information(
     pool: TargetedPool, variance: np.ndarray, cross: np.ndarray, spread: np.ndarray
 ) -> Float[np.ndarray, " m"]:
     """Mean over targets of the information that the answers to candidate and target share."""
-    there = hermite_coefficients(pool.model, pool.sites, pool.target_mean, spread)
-    cells, margins = there.shape[1], there[..., 0]
+    g = hermite_coefficients(pool.model, pool.sites, pool.target_mean, spread)
+    answers = range(g.shape[1])
     sd, scale = np.sqrt(np.maximum(variance, TINY)), np.sqrt(np.maximum(spread, TINY))
     gain = np.empty(len(variance))
-    for start in range(0, len(variance), BLOCK):
-        block = slice(start, start + BLOCK)
-        here = hermite_coefficients(pool.model, pool.sites, pool.difference.mean[block], variance[block])
+    for start in range(0, len(variance), AT_ONCE):
+        block = slice(start, start + AT_ONCE)
+        f = hermite_coefficients(pool.model, pool.sites, pool.difference.mean[block], variance[block])
         rho = np.clip(cross[block] / scale / sd[block, None], -1.0, 1.0)
-        covariance = [[answer_covariance(here[:, a], there[:, b], rho) for b in range(cells)] for a in range(cells)]
-        gain[block] = shared_information(here[..., 0], margins, covariance).mean(axis=1)
+        covariance = [[answer_covariance(f[:, a], g[:, b], rho) for b in answers] for a in answers]
+        gain[block] = mutual_information_of_answers(f[..., 0], g[..., 0], covariance).mean(axis=1)
     return gain
 
 
@@ -168,8 +124,8 @@ def hermite_coefficients(
     """Coefficients f_ak [m, K - 1, degree + 1] of all answers but the last, r ~ Normal(mean, variance)."""
     logit = mean[:, None] + np.sqrt(variance)[:, None] * NODES
     if model.link is not None:
-        return (model.link.probability(-logit) @ _BASIS)[:, None]
-    return np.moveaxis(model.probabilities(logit, sites)[..., :-1], -1, 1) @ _BASIS
+        return np.asarray(model.link.probability(-logit) @ _BASIS)[:, None]
+    return np.asarray(np.moveaxis(model.probabilities(logit, sites)[..., :-1], -1, 1) @ _BASIS)
 
 
 def answer_covariance(f: np.ndarray, g: np.ndarray, rho: np.ndarray) -> Float[np.ndarray, "m t"]:
@@ -182,4 +138,4 @@ def answer_covariance(f: np.ndarray, g: np.ndarray, rho: np.ndarray) -> Float[np
         total *= rho
         total += np.multiply.outer(f[:, k], g[:, k], out=term)
     total *= rho
-    return total
+    return np.asarray(total)

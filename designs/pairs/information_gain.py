@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.linalg
+from jaxtyping import Float
 from scipy.special import entr, ndtr
 
-from tercet.designs.criteria.candidates import Candidates
-from tercet.designs.criteria.criterion import OneShot, as_pair_candidates
-from tercet.designs.criteria.greedy import Greedy, GreedyState
+from tercet.designs.criteria.objective import OneShot, Part
+from tercet.designs.criteria.optimality import GaussianObjective, GaussianState
+from tercet.designs.criteria.pools import LinearPool
 from tercet.designs.pairs.answers import mutual_information
+from tercet.designs.pairs.pair_objectives import OfPairs
 from tercet.designs.pairs.pool import PairPool
 from tercet.models.preferences.links import Probit
 
 
 @dataclass(frozen=True)
-class TopBALD(OneShot):
-    """BALD, best n at once: I(answer; w) = H(E p) - E H(p) in nats, by quadrature over the logit.
+class BALD(OfPairs, GaussianObjective):
+    """BALD: I(answer; w) = H(E p) - E H(p) in nats, by quadrature over the logit.
 
     An answer depends on the parameters through its logit alone, which is normal under a Gaussian posterior: 32 nodes
     of one dimension do. With ties or graded answers p has all of them, at the posterior mean of tie strength or cuts.
+    After a pick the covariance falls by the expected information of the pick, as under D-optimality, while means stay,
+    since nobody has answered yet.
+
+    Parameters
+    ----------
+    plug_in : use the information of a pick at the posterior mean instead of its average over the posterior
 
     References
     ----------
@@ -30,38 +37,14 @@ class TopBALD(OneShot):
     arXiv 1112.5745, equation 2.
     """
 
-    name = "BALD (top-k)"
+    def gain(self, state: GaussianState, some: Part) -> Float[np.ndarray, " b"]:
+        pool = state.pool
+        assert isinstance(pool, PairPool)
+        return mutual_information(pool.model, pool.sites, pool.difference.mean[some], state.q[some])
 
-    def pool(self, candidates: Candidates, posterior: Any, target: Any) -> PairPool:
-        return as_pair_candidates(self, candidates).pool(posterior, target)
-
-    def _scores(self, pool: PairPool, rng: np.random.Generator) -> np.ndarray:
-        return mutual_information(pool.model, pool.sites, *pool.difference)
-
-
-@dataclass(frozen=True)
-class BALD(Greedy):
-    """BALD without twins: I(answer; w) of each candidate with the variance that the picks so far will leave it.
-
-    The first pick is that of "BALD (top-k)". After each, the covariance falls by the expected information of the pick,
-    as in "greedy D", while means stay, since nobody has answered yet; scores are then computed anew.
-
-    References
-    ----------
-    Houlsby, Huszár, Ghahramani, Lengyel (2011), arXiv 1112.5745, equation 2.
-    """
-
-    name = "BALD"
-
-    def pool(self, candidates: Candidates, posterior: Any, target: Any) -> PairPool:
-        return as_pair_candidates(self, candidates).pool(posterior, target)
-
-    def gains(self, state: GreedyState, part: slice) -> np.ndarray:
-        pool: Any = state.pool
-        return mutual_information(pool.model, pool.sites, pool.difference.mean[part], state.q[part])
-
-    def batch_gain(self, pool: PairPool, rng: np.random.Generator) -> float:
-        """What all candidates of a pool gain together: the variances left by those before are a Cholesky factor's."""
+    def batch_gain(self, pool: LinearPool, rng: np.random.Generator) -> float:
+        """What all candidates of a pool gain together: a Cholesky factor has the variance that those before leave."""
+        assert isinstance(pool, PairPool)
         v = pool.information if self.plug_in else pool.expected_information
         rows = np.stack([pool.row(index) for index in range(len(pool))])
         scaled = np.sqrt(v)[:, None] * rows
@@ -73,25 +56,23 @@ class BALD(Greedy):
 
 
 @dataclass(frozen=True)
-class ClosedFormBALD(TopBALD):
-    """BALD by Houlsby's closed form for the probit link, in nats, clipped at zero; best n at once.
+class ClosedFormBALD(OfPairs, OneShot[PairPool]):
+    """BALD by Houlsby's closed form for the probit link, in nats, clipped at zero.
 
     h(Phi(m / sqrt(1 + s^2))) - C exp(-m^2 / (2 (s^2 + C^2))) / sqrt(s^2 + C^2) log 2, h the entropy of a coin and C^2 =
     pi log(2) / 2. For a logistic link m and s are scaled by sqrt(pi / 8) first. It replaces the entropy of an answer by
-    a Gaussian bump, and may be negative: off by up to .002 nats (probit) or .025 (logistic), where "BALD (top-k)" is
-    right at little more cost.
+    a Gaussian bump, and may be negative: off by up to .002 nats (probit) or .025 (logistic), where `BALD` is right at
+    little more cost.
 
     References
     ----------
     Houlsby, Huszár, Ghahramani, Lengyel (2011), arXiv 1112.5745, equation 3.
     """
 
-    name = "BALD (closed form)"
-
-    def _scores(self, pool: PairPool, rng: np.random.Generator) -> np.ndarray:
+    def scores(self, pool: PairPool, rng: np.random.Generator) -> Float[np.ndarray, " m"]:
         if pool.model.link is None:
             raise ValueError(
-                f"criterion {self.name!r} is for Bradley-Terry and Thurstone, got {type(pool.model).__name__}; use "
+                f"{type(self).__name__} is for Bradley-Terry and Thurstone, got {type(pool.model).__name__}; use "
                 "'BALD', which integrates over any likelihood."
             )
         mean, variance = pool.difference
@@ -99,4 +80,4 @@ class ClosedFormBALD(TopBALD):
         square, variance = scale * np.square(mean), scale * variance
         p, bump = ndtr(np.sqrt(square / (1.0 + variance))), 0.5 * np.pi * np.log(2.0)
         noise = np.log(2.0) * np.sqrt(bump / (variance + bump)) * np.exp(-0.5 * square / (variance + bump))
-        return np.maximum(entr(p) + entr(1.0 - p) - noise, 0.0)
+        return np.asarray(np.maximum(entr(p) + entr(1.0 - p) - noise, 0.0))

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from numpy.typing import ArrayLike
 
-from tercet.designs.criteria.candidates import Candidates
+from tercet.designs.criteria.criterion import Criterion
 from tercet.designs.criteria.pools import SecondMoment
+from tercet.designs.pairs.candidates import Scheme, listed_pairs
 from tercet.designs.pairs.draw_pool import DrawPool, draw_pool
+from tercet.designs.pairs.pair_objectives import AbstractPairCandidates
 from tercet.designs.pairs.pool import PairPool
+from tercet.designs.pairs.registry import CRITERIA
 from tercet.designs.pairs.target_moments import Target, target_matrix
 from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
+from tercet.inference.preferences.reward_view import RewardView, comparison_model, on
+from tercet.models._inputs import KeyLike
 from tercet.models.items.features import Features
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparisons import Comparisons
@@ -26,7 +31,7 @@ BY_DRAWS = "'BALD (draws)', 'EPIG (draws)' or 'BatchBALD (joint entropy)'"
 
 
 @dataclass(frozen=True, eq=False)
-class PairCandidates(Candidates):
+class PairCandidates(AbstractPairCandidates):
     """Pairs of items that could be asked: what `select` chooses from.
 
     Attributes
@@ -41,10 +46,15 @@ class PairCandidates(Candidates):
     annotator: Int[np.ndarray, " m"] | None = None
     annotator_ids: tuple[Hashable, ...] = ()
 
+    @property
+    def criteria(self) -> Mapping[str, Criterion]:
+        """The criteria that pairs know by name."""
+        return CRITERIA
+
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def asking(self, posterior: Posterior, annotators: str | Sequence[Hashable]) -> PairCandidates:
+    def asking(self, posterior: Posterior | RewardView, annotators: str | Sequence[Hashable]) -> PairCandidates:
         """Every pair with every one of these annotators ("all": all that the fit knows), pair after pair."""
         known = _known_annotators(posterior)
         wanted = known if isinstance(annotators, str) and annotators == "all" else tuple(annotators)
@@ -58,23 +68,22 @@ class PairCandidates(Candidates):
         pairs, who = np.repeat(self.pairs, len(positions), axis=0), np.tile(positions, len(self.pairs))
         return PairCandidates(self.items, pairs, who, known)
 
-    def pool(self, posterior: Posterior, target: Target) -> PairPool:
+    def pool(self, posterior: Posterior | RewardView, target: Target) -> PairPool:
         """These candidates under a posterior, its rewards as a Gaussian; features out of memory are read as needed."""
         pool = self.pool_of_items(posterior, target)
         return pool if pool.rewards.features.in_memory else pool.narrowed()
 
-    def pool_of_items(self, posterior: Posterior, target: Target) -> PairPool:
+    def pool_of_items(self, posterior: Posterior | RewardView, target: Target) -> PairPool:
         """The same, features left where they are: only pools made from it, by `of`, answer every question."""
-        model = comparison_model(posterior)
+        view = on(posterior, self.items)
         if self.annotator is not None:
             raise ValueError(f"annotators= needs a criterion that works by posterior draws: {BY_DRAWS}.")
-        _check_definite(posterior)
-        rewards = reward_gaussian(posterior, self.items)
-        aim = _head_features(posterior, target) if isinstance(target, Items) else target
+        _check_definite(view.posterior)
+        model, rewards, asked = view.model, view.gaussian, view.answers
+        aim = _head_features(view, target) if isinstance(target, Items) else target
         moment = np.pad(target_matrix(rewards.features, self.items, aim), (0, len(rewards.effects)))  # effects: 0
-        asked: Comparisons | None = posterior.context.argument("comparisons")
         rows = rewards.rows(self.pairs, model.covariates(len(self.pairs)))
-        sites = {} if model.link is not None else posterior.mean()
+        sites = {} if model.link is not None else view.posterior.mean()
         return PairPool(
             rows=rows,
             root=rewards.root,
@@ -87,15 +96,15 @@ class PairCandidates(Candidates):
             asked=None if asked is None else asked.pairs,
         )
 
-    def draw_pool(self, posterior: Posterior, draws: int) -> DrawPool:
+    def draw_pool(self, posterior: Posterior | RewardView, draws: int) -> DrawPool:
         """These candidates under at most this many draws of a posterior, each annotator with a precision."""
-        return draw_pool(posterior, self.items, self.pairs, self.annotator, draws)
+        return draw_pool(on(posterior, self.items), self.pairs, self.annotator, draws)
 
     def picks(self, chosen: np.ndarray) -> Int[np.ndarray, "b 2"]:
         """The pairs at these positions."""
         return np.asarray(self.pairs[chosen])
 
-    def who(self, chosen: np.ndarray) -> Int[np.ndarray, " b"] | None:
+    def annotators(self, chosen: np.ndarray) -> Int[np.ndarray, " b"] | None:
         """Who would answer the candidates at these positions, as positions among the annotators of the fit."""
         return None if self.annotator is None else self.annotator[chosen]
 
@@ -103,7 +112,7 @@ class PairCandidates(Candidates):
         """DataFrame of the chosen pairs: ids, gain, and what the posterior says of each."""
         import pandas as pd
 
-        names, pairs, picked, who = self.items.names, self.picks(chosen), pool.take(chosen), self.who(chosen)
+        names, pairs, picked, who = self.items.names, self.picks(chosen), pool.take(chosen), self.annotators(chosen)
         moments = picked.difference
         asked = {} if who is None else {"annotator": [self.annotator_ids[a] for a in who]}
         return pd.DataFrame(
@@ -119,9 +128,20 @@ class PairCandidates(Candidates):
         )
 
 
-def _head_features(posterior: Posterior, items: Items) -> Features:
+def pair_candidates(
+    view: RewardView,
+    candidates: Scheme | int | ArrayLike,
+    exclude: Comparisons | ArrayLike | None,
+    key: KeyLike,
+    n: int | None = None,
+) -> PairCandidates:
+    """The candidates of `select_pairs`: the same arguments give the same pairs."""
+    return PairCandidates(view.items, listed_pairs(view.items, candidates, key, exclude, n))
+
+
+def _head_features(view: RewardView, items: Items) -> Features:
     """Features of target items, as the parameters of the fit's head are multiplied by them."""
-    head = comparison_model(posterior).head
+    head = view.model.head
     if not isinstance(head, LinearInParameters):
         raise ValueError(
             f"target=Items needs a linear head or {BY_DRAWS}; or add the target items to `items` and give "
@@ -129,13 +149,14 @@ def _head_features(posterior: Posterior, items: Items) -> Features:
         )
     if head.per_item:
         raise ValueError("target items need the same features as the items of the fit (projected alike).")
-    return head.features(as_items(posterior, items))  # raw embeddings are projected as those of the fit were
+    return head.features(view.of(items).items)  # raw embeddings are projected as those of the fit were
 
 
-def _known_annotators(posterior: Posterior) -> tuple[Hashable, ...]:
+def _known_annotators(posterior: Posterior | RewardView) -> tuple[Hashable, ...]:
+    posterior = posterior.posterior if isinstance(posterior, RewardView) else posterior
     if not comparison_model(posterior).annotators:
         raise ValueError("annotators= needs a fit of a model with annotators=True, which learns their precisions.")
-    asked: Comparisons | None = posterior.context.argument("comparisons")
+    asked = posterior.comparisons
     if asked is not None and asked.annotator_ids is not None:
         return asked.annotator_ids
     return tuple(range(posterior.draws(1)["precision"].shape[1]))

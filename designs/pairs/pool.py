@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tercet.designs.criteria.pools import LinearPool, SecondMoment
-from tercet.inference.preferences.rewards import Moments, RewardGaussian
+from tercet.inference.preferences.reward_gaussian import RewardGaussian, RewardMoments
 from tercet.models._blocks import in_blocks
 from tercet.models.items.features import InMemory
 from tercet.models.items.items import Items
@@ -84,7 +84,7 @@ class PairPool(LinearPool):
         return replace(self, rows=rows, information=information, items=items, rewards=rewards, asked=asked)
 
     @cached_property
-    def difference(self) -> Moments:
+    def difference(self) -> RewardMoments:
         """Posterior mean and variance [m] of each candidate's logit."""
         return self.rewards.moments(self.rows)
 

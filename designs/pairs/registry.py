@@ -1,55 +1,48 @@
-"""Every criterion under the name by which `select_pairs` knows it."""
+"""Every criterion of pairs by name: an objective, and the search for its best batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
+from tercet.designs.criteria.baselines import PosteriorVariance, Random
 from tercet.designs.criteria.criterion import Criterion
-from tercet.designs.criteria.exchange import ExchangeD, ExchangeV
-from tercet.designs.criteria.greedy import BatchBALD, GreedyA, GreedyD, GreedyV
-from tercet.designs.criteria.one_shot import Entropy, MaxDifference, PosteriorVariance, PredictiveEntropy, RandomPairs
+from tercet.designs.criteria.exchange import Exchange
+from tercet.designs.criteria.lazy_greedy import LazyGreedy
+from tercet.designs.criteria.objective import Objective
+from tercet.designs.criteria.optimality import AOptimality, BatchBALD, DOptimality, VOptimality
+from tercet.designs.criteria.search import Greedy, Search, TopK, WeightedDraw
+from tercet.designs.pairs.answer_entropies import Entropy, MaxDifference, PredictiveEntropy
 from tercet.designs.pairs.coreset import Coreset
 from tercet.designs.pairs.draws import BALDByDraws, EPIGByDraws
-from tercet.designs.pairs.epig import EPIG, TopEPIG
-from tercet.designs.pairs.information_gain import BALD, ClosedFormBALD, TopBALD
+from tercet.designs.pairs.epig import EPIG
+from tercet.designs.pairs.information_gain import BALD, ClosedFormBALD
 from tercet.designs.pairs.joint_entropy import JointEntropy
 from tercet.designs.pairs.published import PastAwareD, PublishedD, PublishedXtX
 
-CRITERIA: dict[str, Criterion] = {
-    criterion.name: criterion
-    for criterion in (
-        RandomPairs(),
-        MaxDifference(),
-        Entropy(),
-        PredictiveEntropy(),
-        Coreset(),
-        PublishedXtX(),
-        PublishedD(),
-        PastAwareD(),
-        PosteriorVariance(),
-        GreedyD(),
-        GreedyA(),
-        GreedyV(),
-        ExchangeD(),
-        ExchangeV(),
-        BatchBALD(),
-        JointEntropy(),
-        BALD(),
-        TopBALD(),
-        ClosedFormBALD(),
-        BALDByDraws(),
-        EPIG(),
-        TopEPIG(),
-        EPIGByDraws(),
-    )
+TABLE: dict[str, tuple[Objective[Any, Any], Search]] = {
+    "random": (Random(), TopK()),
+    "max difference": (MaxDifference(), TopK()),
+    "entropy": (Entropy(), TopK()),
+    "predictive entropy": (PredictiveEntropy(), TopK()),
+    "coreset": (Coreset(), WeightedDraw()),
+    "XtX": (PublishedXtX(), TopK()),
+    "D-optimal (published)": (PublishedD(), TopK()),
+    "D-optimal (past-aware)": (PastAwareD(), TopK()),
+    "posterior variance": (PosteriorVariance(), TopK()),
+    "greedy D": (DOptimality(), LazyGreedy()),
+    "greedy A": (AOptimality(), Greedy()),
+    "greedy V": (VOptimality(), Greedy()),
+    "Fedorov exchange D": (DOptimality(), Exchange(start=LazyGreedy())),
+    "Fedorov exchange V": (VOptimality(), Exchange()),
+    "BatchBALD": (BatchBALD(), LazyGreedy()),
+    "BatchBALD (joint entropy)": (JointEntropy(), LazyGreedy(block=64)),
+    "BALD": (BALD(), Greedy()),
+    "BALD (top-k)": (BALD(), TopK()),
+    "BALD (closed form)": (ClosedFormBALD(), TopK()),
+    "BALD (draws)": (BALDByDraws(), TopK()),
+    "EPIG": (EPIG(), Greedy(shortlist=2000)),
+    "EPIG (top-k)": (EPIG(), TopK()),
+    "EPIG (draws)": (EPIGByDraws(), TopK()),
 }
+CRITERIA: dict[str, Criterion] = {name: Criterion(name, *halves) for name, halves in TABLE.items()}
 """Every criterion under the name by which `select_pairs` knows it."""
-
-
-def as_criterion(criterion: str | Criterion, known: Mapping[str, Criterion] = CRITERIA) -> Criterion:
-    """A criterion by name, or itself."""
-    if isinstance(criterion, Criterion):
-        return criterion
-    if criterion not in known:
-        raise ValueError(f"criterion must be one of {sorted(known)} or a Criterion, got {criterion!r}.")
-    return known[criterion]

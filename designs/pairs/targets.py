@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tercet.designs.pairs.candidates import candidate_pairs
-from tercet.designs.pairs.pair_candidates import PairCandidates
+from tercet.designs.pairs.pair_objectives import AbstractPairCandidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.target_moments import Target
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items, reward_gaussian
+from tercet.inference.preferences.reward_view import RewardView, on
 from tercet.models._inputs import as_generator, as_pairs
 from tercet.models.items.items import Items
 
@@ -32,17 +32,19 @@ class TargetedPool(PairPool):
     target_mean: Float[np.ndarray, " t"]
 
 
-def targeted_pool(candidates: PairCandidates, posterior: Posterior, target: Target, n: int, key: Any) -> TargetedPool:
+def targeted_pool(
+    candidates: AbstractPairCandidates, posterior: Posterior | RewardView, target: Target, n: int, key: Any
+) -> TargetedPool:
     """Candidates under a posterior, with at most n target pairs drawn with this key."""
     pool = candidates.pool(posterior, target)
     items, pairs = target_pairs(candidates.items, target, n, key)
     rewards = pool.rewards
     if items is not candidates.items or len(pool.items) < len(items):
-        of_target = as_items(posterior, items)
-        if not of_target.operator.in_memory:
+        view = on(posterior, items)
+        if not view.items.operator.in_memory:
             used, codes = np.unique(pairs, return_inverse=True)
-            of_target, pairs = of_target.loaded(used), codes.reshape(-1, 2)
-        rewards = reward_gaussian(posterior, of_target)
+            view, pairs = view.of(view.items.loaded(used)), codes.reshape(-1, 2)
+        rewards = view.gaussian
     rows = rewards.rows(pairs)
     known = {field.name: getattr(pool, field.name) for field in fields(pool)}
     padded = np.pad(rows.rows(slice(None)), ((0, 0), (0, len(rewards.effects))))

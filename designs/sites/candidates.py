@@ -2,95 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy.spatial import cKDTree
 
-from tercet.designs.criteria.candidates import Candidates
-from tercet.designs.criteria.pools import LinearPool, Pool
+from tercet.designs.criteria.criterion import Criterion
+from tercet.designs.criteria.pools import LinearPool
+from tercet.designs.sites.fill_pool import AbstractSiteCandidates, FillPool, nearest_distances
 from tercet.designs.sites.fitted_surface import labelled_sites, surface_pool
+from tercet.designs.sites.k_centre import SITE_CRITERIA
 from tercet.designs.sites.surface_pool import pick_sds
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.space.risk import normalised_shares
-from tercet.models.space.geometry import EARTH_RADIUS, as_sites, check_same_space, from_chord, positions
+from tercet.models.space.geometry import EARTH_RADIUS, as_sites, check_same_space, positions
 from tercet.models.space.sites import Sites
 
 SAME = 1e-12
-"""Places closer than this, per unit of their coordinates, are one place (360 degrees are not exactly 0)."""
-
-THREADED = 10_000
-"""Queries below which starting threads costs more than they save."""
+"""Sites closer than this, per unit of their coordinates, are one site (360 degrees are not exactly 0)."""
 
 
 @dataclass(frozen=True, eq=False)
-class FillPool(Pool):
-    """m candidate and n target places by their straight-line positions (unit vectors on the sphere).
-
-    Attributes
-    ----------
-    metric : of the sites
-    points, targets : positions [m, q] and [n, q]
-    start : straight-line distance [n] of each target to its nearest labelled site; infinite where there is none
-    reach : what an infinite distance counts as, in the units of the metric
-    """
-
-    metric: str
-    points: Float[np.ndarray, "m q"]
-    targets: Float[np.ndarray, "n q"]
-    start: Float[np.ndarray, " n"]
-    reach: float
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def sample(self, index: np.ndarray) -> FillPool:
-        """A pool of these candidates alone."""
-        return replace(self, points=self.points[index])
-
-    @cached_property
-    def nearest(self) -> Float[np.ndarray, " n"]:
-        """Straight-line distance of each target to its nearest candidate."""
-        return self.nearest_of(np.ones(len(self), dtype=bool))
-
-    def nearest_of(self, some: np.ndarray) -> Float[np.ndarray, " n"]:
-        """The same for some of the candidates (boolean [m]) only."""
-        if not some.any():
-            return np.full(len(self.targets), np.inf)
-        return _nearest(self.points[some], self.targets)
-
-    def length(self, chord: Any) -> Any:
-        """Straight-line distances in the units of the metric."""
-        return np.minimum(from_chord(self.metric, chord), self.reach)
-
-    def columns(self, chosen: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
-        """Fill distance after each pick (gains are those of `KCentre`)."""
-        left, after = self.start, []
-        for index in chosen:
-            left = np.minimum(left, straight(self.points[index], self.targets))
-            after.append(self.length(left.max()))
-        return {"fill_distance": np.array(after, dtype=np.float64)}
-
-
-def _nearest(points: np.ndarray, others: np.ndarray) -> Float[np.ndarray, " n"]:
-    """Straight-line distance of each of the other positions to the nearest point."""
-    return cKDTree(points).query(others, workers=-1 if len(others) > THREADED else 1)[0]
-
-
-def straight(point: np.ndarray, others: np.ndarray) -> Float[np.ndarray, " n"]:
-    """Straight-line distances of one position [q] to others [n, q], axis by axis: no temporary of n x q."""
-    total = np.zeros(len(others))
-    for own, other in zip(point, others.T, strict=True):
-        total += np.square(other - own)
-    return np.sqrt(total)
-
-
-@dataclass(frozen=True, eq=False)
-class SiteCandidates(Candidates):
+class SiteCandidates(AbstractSiteCandidates):
     """Sites that could be labelled: what `select` chooses from.
 
     Parameters
@@ -144,6 +80,11 @@ class SiteCandidates(Candidates):
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def criteria(self) -> Mapping[str, Criterion]:
+        """The criteria that sites know by name."""
+        return SITE_CRITERIA
+
     def __len__(self) -> int:
         return len(self.positions)
 
@@ -164,7 +105,7 @@ class SiteCandidates(Candidates):
         points, targets, start = positions(self.sites), positions(aimed_at), np.full(len(aimed_at), np.inf)
         if labelled is not None:
             check_same_space(labelled, aimed_at)
-            start = _nearest(positions(labelled), targets)
+            start = nearest_distances(positions(labelled), targets)
         both = np.concatenate([points, targets])
         reach = np.linalg.norm(np.ptp(both, axis=0)) if aimed_at.metric == "plane" else np.pi * EARTH_RADIUS
         return FillPool(aimed_at.metric, points, targets, start, float(reach if labelled is None else np.inf))
@@ -201,7 +142,7 @@ def _excluded(sites: Sites, exclude: Sites | ArrayLike | None) -> np.ndarray:
     if isinstance(exclude, Sites):
         check_same_space(sites, exclude)
         points = positions(sites)
-        return _nearest(positions(exclude), points) <= SAME * max(1.0, float(np.abs(points).max()))
+        return nearest_distances(positions(exclude), points) <= SAME * max(1.0, float(np.abs(points).max()))
     array = np.asarray(exclude)
     if array.dtype == bool and array.shape == (len(sites),):
         return array

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tercet.designs.pairs.registry import Criterion, as_criterion
-from tercet.designs.pairs.select_pairs import Selection, select
+from tercet.designs.criteria.criterion import Criterion
+from tercet.designs.select import RANDOM_BATCHES, Selection, select
 from tercet.designs.sites.candidates import SiteCandidates
-from tercet.designs.sites.k_centre import SITE_CRITERIA
-from tercet.models._inputs import as_floats
+from tercet.inference.posteriors.posterior import Posterior
+from tercet.models._inputs import KeyLike, as_floats
 from tercet.models.space.geometry import as_sites
 from tercet.models.space.loss_surfaces import LossSurface
-from tercet.models.space.sites import Sites
+from tercet.models.space.sites import Metric, Sites
 
 
 def select_sites(
     candidates: SiteCandidates | Sites | ArrayLike,
-    posterior: Any,
+    posterior: Posterior | None,
     budget: int | float,
     *,
     criterion: str | Criterion | None = None,
@@ -27,8 +25,9 @@ def select_sites(
     target: Sites | ArrayLike | None = None,
     target_weights: ArrayLike | None = None,
     cost: ArrayLike | None = None,
-    exclude: Any = None,
-    key: Any = 0,
+    exclude: Sites | ArrayLike | None = None,
+    key: KeyLike = 0,
+    random_batches: int = RANDOM_BATCHES,
 ) -> Selection:
     """Choose at which sites labels should be collected next.
 
@@ -49,13 +48,14 @@ def select_sites(
     posterior : of a LossSurface (`laplace`, `nuts`); None will do for "k-centre"
     budget : number of sites (or total cost, with `cost`)
     criterion : "k-centre" (default without a posterior), "greedy V" (default with one), "greedy D" and "posterior
-        variance" (of the surface, wherever), "random", or a Criterion
+        variance" (of the surface, target or not), "random", or a Criterion
     existing : Sites or array [k, d] that have labels, or will have; None for those the posterior was fitted on
     target : Sites or array [n, d] that matter, the test sites; None for all candidates
     target_weights : array [n], optional, what each target counts (people, area); not read by "k-centre"
     cost : positive array [m], optional; the gain per cost then decides
     exclude : positions in `candidates`, booleans [m], or Sites whose places are not to be chosen
     key : int seed or JAX key, for random picks
+    random_batches : random batches behind `expected_random`
 
     Returns
     -------
@@ -108,17 +108,19 @@ def select_sites(
         price = price if isinstance(candidates, SiteCandidates) else price[chosen_from.positions]
     if criterion is None:
         criterion = "k-centre" if posterior is None else "greedy V"
-    rule = as_criterion(criterion, SITE_CRITERIA)
-    picked = select(chosen_from, posterior, budget, criterion=rule, target=target, cost=price, key=key)
+    picked = select(
+        chosen_from, posterior, budget,
+        criterion=criterion, target=target, cost=price, key=key, random_batches=random_batches,
+    )  # fmt: skip
     if price is None:
         return picked
     spent = price[np.searchsorted(chosen_from.positions, picked.chosen)]
     return picked._replace(table=picked.table.assign(cost=spent))
 
 
-def _metric(posterior: Any, *others: Any) -> str:
-    """Where arrays live: with the surface or the sites that say so."""
-    said: list[str] = [each.metric for each in others if isinstance(each, Sites)]
-    if posterior is not None and isinstance(posterior.context.model, LossSurface):
-        said.append(posterior.context.model.frame.metric)
-    return said[0] if said else "plane"
+def _metric(posterior: Posterior | None, *others: Sites | ArrayLike | None) -> Metric:
+    """The metric of arrays of coordinates: that of the other sites, or of the fitted surface."""
+    known: list[Metric] = [each.metric for each in others if isinstance(each, Sites)]
+    if posterior is not None and isinstance(model := posterior.model, LossSurface):
+        known.append(model.frame.metric)
+    return known[0] if known else "plane"

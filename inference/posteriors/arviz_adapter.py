@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +16,15 @@ _MIN_DRAWS = 30
 
 
 def _arviz() -> tuple[Any, bool]:
-    """Import ArviZ; return the module and whether it is older than 1.0."""
+    """ArviZ, and whether it is older than 1.0."""
     import arviz  # here and not at the top: it takes seconds
 
     return arviz, int(arviz.__version__.split(".")[0]) < 1
 
 
 def to_container(
-    groups: Mapping[str, Mapping[str, Any] | None],
-    coords: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Mapping[str, ArrayLike] | None],
+    coords: Mapping[str, Sequence[Hashable] | np.ndarray] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
 ) -> Any:
     """
@@ -43,7 +43,7 @@ def to_container(
     """
     used = {dim for names in (dims or {}).values() for dim in names}
     clash = sorted(used & {name for variables in groups.values() for name in variables or ()})
-    if clash:  # xarray would turn the variable into a coordinate, without a word
+    if clash:  # xarray would silently turn the variable into a coordinate
         raise ValueError(f"{clash} are both variables and dimensions; rename the dimensions.")
     az, legacy = _arviz()
     filled = {
@@ -58,12 +58,12 @@ def to_container(
     }
     if not legacy:
         return az.from_dict(filled, **labels)
-    made = az.from_dict(**filled, **labels)
-    # from_dict of 0.23 drops the groups it does not know ("log_prior", "unconstrained_posterior") silently
-    dropped = {name: az.dict_to_dataset(filled[name], **labels) for name in filled if name not in made.groups()}
+    container = az.from_dict(**filled, **labels)
+    # from_dict of 0.23 silently drops the groups it does not know ("log_prior", "unconstrained_posterior")
+    dropped = {name: az.dict_to_dataset(filled[name], **labels) for name in filled if name not in container.groups()}
     if dropped:
-        made.add_groups(dropped)
-    return made
+        container.add_groups(dropped)
+    return container
 
 
 def psis_khat(log_ratios: ArrayLike) -> float:
@@ -94,9 +94,13 @@ def psis_khat(log_ratios: ArrayLike) -> float:
 
 
 def leave_one_out(container: Any, approximate: bool) -> Any:
-    """PSIS leave-one-out of a container with log likelihoods, pointwise; `approximate`: draws are of log_q, not log_p.
+    """Pointwise PSIS leave-one-out of a container with log likelihoods.
 
-    ArviZ 0.23 has no correction for approximate draws: there they are taken as if they were exact.
+    Parameters
+    ----------
+    container : as of `Posterior.to_arviz`
+    approximate : whether the draws are of an approximation with the log density log_q, not of log_p; ArviZ 0.23 has no
+        correction for that and takes them as exact
     """
     az, legacy = _arviz()
     if legacy or not approximate:
@@ -105,17 +109,24 @@ def leave_one_out(container: Any, approximate: bool) -> Any:
     return az.loo_approximate_posterior(container, statistics["log_p"], statistics["log_q"], pointwise=True)
 
 
-def compare_loo(found: Mapping[str, Any]) -> pd.DataFrame:
-    """Table of models by leave-one-out results, the best first."""
-    return _arviz()[0].compare(dict(found))
+def compare_loo(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Table of models by their leave-one-out results, the best first."""
+    table: pd.DataFrame = _arviz()[0].compare(dict(results))
+    return table
 
 
 def summary(container: Any, var_names: Sequence[str] | None = None, ci_prob: float = 0.9) -> pd.DataFrame:
     """
     Summarise a container's posterior, one row a scalar, without the diagnostics of Markov chains.
 
-    Independent draws have R-hat near 1 and as many effective draws as draws whatever they were drawn from:
-    these columns of `arviz.summary` would only look like a check of the approximation.
+    Independent draws have R-hat near 1 and an effective sample size near their number, whatever they were drawn from:
+    these columns of `arviz.summary` would not check the approximation.
+
+    Parameters
+    ----------
+    container : as of `Posterior.to_arviz`
+    var_names : variables to show; all by default
+    ci_prob : probability of the equal-tailed intervals
 
     Returns
     -------
@@ -124,9 +135,11 @@ def summary(container: Any, var_names: Sequence[str] | None = None, ci_prob: flo
         as "ability[zebra]".
     """
     az, legacy = _arviz()
-    asked = {"var_names": None if var_names is None else list(var_names), "kind": "stats", "round_to": "none"}
+    options = {"var_names": None if var_names is None else list(var_names), "kind": "stats", "round_to": "none"}
+    table: pd.DataFrame
     if not legacy:
-        return az.summary(container, ci_prob=ci_prob, ci_kind="eti", **asked)
+        table = az.summary(container, ci_prob=ci_prob, ci_kind="eti", **options)
+        return table
     percent = int(ci_prob * 100)
     statistics = {
         "mean": np.mean,
@@ -134,4 +147,5 @@ def summary(container: Any, var_names: Sequence[str] | None = None, ci_prob: flo
         f"eti{percent}_lb": lambda draws: np.quantile(draws, (1 - ci_prob) / 2),
         f"eti{percent}_ub": lambda draws: np.quantile(draws, (1 + ci_prob) / 2),
     }
-    return az.summary(container, stat_funcs=statistics, extend=False, **asked)
+    table = az.summary(container, stat_funcs=statistics, extend=False, **options)
+    return table

@@ -1,14 +1,15 @@
-"""What a posterior remembers of its fit: the model, its data, the names of its dimensions."""
+"""What a posterior keeps of its fit: the model, its data, the names of its dimensions."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from tercet.inference.posteriors.problem import Problem
+from tercet.inference.posteriors.sites import Model
 from tercet.models._pytree import Container
 from tercet.models.items.projection import FeatureMap
 
@@ -26,9 +27,9 @@ class Context:
     saved_projection : of the items of the fit, of a posterior that was loaded
     """
 
-    model: Callable[..., Any] | None
-    args: tuple[Any, ...] | None
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    model: Model | None
+    args: tuple[object, ...] | None
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     x64: bool | None = None
     saved_coords: Mapping[str, list[Hashable]] = field(default_factory=dict)
     saved_projection: FeatureMap | None = None
@@ -45,7 +46,7 @@ class Context:
         return Problem(self.model, self.args, self.kwargs, x64=self.x64)
 
     def argument(self, name: str) -> Any:
-        """The argument of this name that the model was called with; None where there is none, or it is not at hand."""
+        """The argument of this name that the model was called with; None where it has none or was loaded without."""
         if self.model is None or self.args is None:
             return None
         try:
@@ -70,6 +71,6 @@ class Context:
 
     @property
     def projection(self) -> FeatureMap | None:
-        """How raw embeddings became the features of the items, if they did."""
+        """The map from raw embeddings to the features of the items of the fit, where there is one."""
         fitted = (getattr(container, "projection", None) for container in self.containers())
         return next((projection for projection in fitted if projection), self.saved_projection)

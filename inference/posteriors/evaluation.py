@@ -1,4 +1,4 @@
-"""What a model and its data say of many draws at once: densities, pointwise log likelihoods, predictions."""
+"""Densities, pointwise log likelihoods and predictions of a model at many draws at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.posteriors.sites import log_prob, observed_sites
-from tercet.models._inputs import as_key
+from tercet.models._inputs import KeyLike, as_key
 
 Draws = dict[str, np.ndarray]
 """Site name to array [n, ...]."""
@@ -46,8 +46,8 @@ def log_likelihood(problem: Problem, draws: Mapping[str, np.ndarray]) -> Draws:
     return dict(_over_draws(problem, one, draws))
 
 
-def predictive(problem: Problem, draws: Mapping[str, np.ndarray], key: Any = 0) -> Draws:
-    """Simulated answers [n, observations...] at every observed site, one data set a draw."""
+def predictive(problem: Problem, draws: Mapping[str, np.ndarray], key: KeyLike = 0) -> Draws:
+    """Simulated data [n, observations...] at every observed site, one data set a draw."""
     names = list(observed(problem))
     count = len(next(iter(draws.values())))
 
@@ -67,7 +67,7 @@ def observed(problem: Problem) -> Draws:
 
 
 def dimensions(problem: Problem) -> dict[str, list[str]]:
-    """Names of the dimensions of each site: those of its plates, others numbered."""
+    """Names of the dimensions of each site: those of its plates, the others numbered."""
     names = {}
     for name, site in problem.sites.items():
         if site["type"] not in ("sample", "deterministic"):

@@ -1,53 +1,53 @@
-"""Fisher information of any NumPyro model at any design: J' I(eta) J over the answers the model would give.
+"""Expected Fisher information of any NumPyro model at any design: J' I(eta) J summed over its observations.
 
-eta are the parameters of each answer's distribution, J their derivative in the model's own parameters by automatic
-differentiation, and I(eta) the closed form of the family. The observed Hessian is something else and has another
-name.
+eta are the parameters of each observation's distribution, J their derivative with respect to the model's parameters by
+automatic differentiation, and I(eta) the closed form of the family. The observed information, a Hessian, is something
+else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 from jaxtyping import Float
 from numpyro.handlers import seed, substitute, trace
 
-from tercet.inference.posteriors.fisher_families import base_of, family_information
-from tercet.inference.posteriors.sites import Model, Site, own_arrays_as_jax
-from tercet.models._inputs import as_key
+from tercet.inference.posteriors.fisher_families import base_distribution, family_information
+from tercet.inference.posteriors.sites import Model, Site, Trace, bare_arrays_as_jax
+from tercet.models._inputs import KeyLike, as_key
 
-Answers = Callable[[Any], Mapping[str, Site]]
-"""From the parameters as one vector to the traced sites of the answers."""
-Information = Callable[[Any, int | None, Any], np.ndarray]
+Observations = Callable[[jax.Array], Trace]
+"""From the parameters as one vector [p] to the traced sites of the observations."""
+Information = Callable[[jax.Array, int | None, KeyLike], np.ndarray]
 """Function of (theta, samples, key)."""
 
 
 def fisher_information(
     model: Model,
-    sites: Mapping[str, Any],
-    *args: Any,
+    sites: Mapping[str, ArrayLike],
+    *args: object,
     samples: int | None = None,
-    key: Any = 0,
-    **kwargs: Any,
+    key: KeyLike = 0,
+    **kwargs: object,
 ) -> Float[np.ndarray, "p p"]:
-    """Expected information of the answers of `model(*args)` about the sites given.
+    """Expected information about the given sites in the observations of `model(*args)`.
 
-    I(theta) = sum over answers of J' I(eta) J, J = d eta / d theta.
+    I(theta) = sum over observations of J' I(eta) J, J = d eta / d theta.
 
     Parameters
     ----------
     model : NumPyro model
     sites : dict of values (constrained)
-        The parameters theta and where they are; every other sample site of the model is an answer, whether it has
-        been observed or not, so a design is asked about by calling the model without observations.
+        The parameters theta, and their values; every other sample site of the model is an observation, whether it has
+        a value or not: for a design whose outcomes are not known, call the model without observed values.
     *args, **kwargs : arguments of the model: its data, or its design
-    samples : number of simulated scores, for answers whose family has no closed form here
+    samples : number of simulated scores, for observations whose family has no closed form here
     key : int seed or JAX key, for simulated scores
 
     Returns
@@ -76,12 +76,12 @@ def fisher_information(
     3.0
     """
     with jax.enable_x64(True):
-        args, kwargs = own_arrays_as_jax((args, kwargs))
+        args, kwargs = bare_arrays_as_jax((args, kwargs))
         theta, unravel = ravel_pytree({name: jnp.asarray(value, float) for name, value in sites.items()})
 
-        def answers(flat: Any) -> dict[str, Site]:
+        def observations(flat: jax.Array) -> Trace:
             fixed = substitute(seed(model, as_key(key)), data=unravel(flat))
-            traced = trace(fixed).get_trace(*args, **kwargs)
+            traced: Trace = trace(fixed).get_trace(*args, **kwargs)
             unknown = [n for n in sites if n not in traced or traced[n]["type"] not in ("sample", "param")]
             if unknown:
                 raise ValueError(
@@ -91,97 +91,106 @@ def fisher_information(
                 )
             return {n: s for n, s in traced.items() if n not in sites}
 
-        return information_program(answers, theta)(theta, samples, key)
+        return information_program(observations, theta)(theta, samples, key)
 
 
-def information_program(answers: Answers, theta: Any) -> Information:
+def information_program(observations: Observations, theta: jax.Array) -> Information:
     """Information [p, p] as a function of (theta, samples, key); what has a closed form is compiled once.
 
     Parameters
     ----------
-    answers : from the parameters [p] to the traced sites of the answers
-    theta : array [p], of which only the shape is looked at
+    observations : from the parameters [p] to the traced sites of the observations
+    theta : array [p], of which only the shape is read
     """
-    closed_form: dict[str, bool] = {}
+    families = _families(observations, theta)
+    if not families:
+        raise ValueError("the model has no observations besides the given sites: there is no information about them.")
+    closed = [jax.jit(_closed_form(observations, name)) for name, family in families.items() if family is None]
+    simulated = {name: family for name, family in families.items() if family is not None}
 
-    def look(flat: Any) -> None:  # traced, not run: only the classes are looked at
-        for name, site in answers(flat).items():
-            if site["type"] == "sample" and not isinstance(site["fn"], dist.Unit):
-                closed_form[name] = family_information(base_of(site["fn"])) is not None
-
-    jax.eval_shape(look, theta)
-    if not closed_form:
-        raise ValueError("the model gives no answers besides the sites named: there is nothing to learn from.")
-    closed = [jax.jit(_closed(answers, name)) for name, known in closed_form.items() if known]
-    simulated = [name for name, known in closed_form.items() if not known]
-
-    def run(theta: Any, samples: int | None, key: Any) -> np.ndarray:
+    def information(theta: jax.Array, samples: int | None, key: KeyLike) -> np.ndarray:
         total = np.zeros((len(theta), len(theta)))
         for part in closed:
             total += np.asarray(part(theta))
-        for name in simulated:
-            total += _simulated(answers, theta, name, samples, key)
+        for name, family in simulated.items():
+            if samples is None:
+                raise ValueError(
+                    f"site {name!r} has the family {family}, whose Fisher information has no closed form here; pass "
+                    "samples=10_000 (and a key) to average simulated scores."
+                )
+            total += _simulated(observations, theta, name, samples, key)
         return total
 
-    return run
+    return information
 
 
-def _closed(answers: Answers, name: str) -> Callable[[Any], Any]:
+def _families(observations: Observations, theta: jax.Array) -> dict[str, str | None]:
+    """Observed sites: None where the information has a closed form, else the name of the family."""
+    families: dict[str, str | None] = {}
+
+    def classify(flat: jax.Array) -> None:  # traced, not run
+        for name, site in observations(flat).items():
+            if site["type"] == "sample" and not isinstance(site["fn"], dist.Unit):
+                base = base_distribution(site["fn"])
+                families[name] = type(base).__name__ if family_information(base) is None else None
+
+    jax.eval_shape(classify, theta)
+    return families
+
+
+def _closed_form(observations: Observations, name: str) -> Callable[[jax.Array], jax.Array]:
     """Function from theta to J' I(eta) J [p, p] of one site."""
 
-    def parameters(flat: Any) -> Any:
-        fn = answers(flat)[name]["fn"]
-        eta = _known_information(fn)[0]
-        batch = fn.shape()[: len(fn.shape()) - base_of(fn).event_dim]
+    def parameters(flat: jax.Array) -> jax.Array:
+        fn = observations(flat)[name]["fn"]
+        eta = _parameters_and_information(fn)[0]
+        batch = fn.shape()[: len(fn.shape()) - base_distribution(fn).event_dim]
         return jnp.broadcast_to(eta, (*batch, eta.shape[-1]))
 
-    def contribution(flat: Any) -> Any:
-        site = answers(flat)[name]
-        fn, base = site["fn"], base_of(site["fn"])
+    def contribution(flat: jax.Array) -> jax.Array:
+        site = observations(flat)[name]
+        fn, base = site["fn"], base_distribution(site["fn"])
         eta, jacobian = parameters(flat), jax.jacfwd(parameters)(flat)  # [..., k], [..., k, p]
-        weight = jnp.asarray(_scaled(site, 1.0))  # one an answer: its entries share it
+        weight = _weight(site)  # of whole observations: the entries of one share it
         weight = weight.reshape(weight.shape + (1,) * (fn.event_dim - base.event_dim))
-        inner = _known_information(fn)[1] * jnp.broadcast_to(weight, eta.shape[:-1])[..., None, None]
+        inner = _parameters_and_information(fn)[1] * jnp.broadcast_to(weight, eta.shape[:-1])[..., None, None]
         return jnp.einsum("...ip,...ij,...jq->pq", jacobian, inner, jacobian)
 
     return contribution
 
 
-def _known_information(fn: Any) -> tuple[Any, Any]:
-    known = family_information(base_of(fn))
+def _parameters_and_information(fn: dist.Distribution) -> tuple[jax.Array, jax.Array]:
+    known = family_information(base_distribution(fn))
     assert known is not None
     return known
 
 
-def _simulated(answers: Answers, theta: Any, name: str, samples: int | None, key: Any) -> np.ndarray:
-    if samples is None:
-        families: list[str] = []
-        jax.eval_shape(lambda flat: families.append(type(base_of(answers(flat)[name]["fn"])).__name__), theta)
-        raise ValueError(
-            f"site {name!r} has the family {families[0]}, whose Fisher information has no closed form "
-            "here; pass samples=10_000 (and a key) to average simulated scores."
-        )
+def _simulated(
+    observations: Observations, theta: jax.Array, name: str, samples: int, key: KeyLike
+) -> Float[np.ndarray, "p p"]:
+    """Average outer product of the scores of simulated observations at one site."""
 
-    def draw(flat: Any, key: Any) -> tuple[Any, Any]:
-        site = answers(flat)[name]
+    def draw(flat: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        site = observations(flat)[name]
         values = site["fn"].sample(key, (samples,))
         shape = jax.eval_shape(site["fn"].log_prob, values[0]).shape
-        return values, jnp.broadcast_to(_scaled(site, 1.0), shape).ravel()
+        return values, jnp.broadcast_to(_weight(site), shape).ravel()
 
     values, weight = jax.jit(draw)(theta, as_key(key))
 
-    def log_likelihood(flat: Any, answer: Any) -> Any:
-        return jnp.atleast_1d(answers(flat)[name]["fn"].log_prob(answer)).ravel()
+    def log_likelihood(flat: jax.Array, value: jax.Array) -> jax.Array:
+        return jnp.atleast_1d(observations(flat)[name]["fn"].log_prob(value)).ravel()
 
-    by = jax.jacfwd if len(theta) <= len(weight) else jax.jacrev
+    jacobian = (jax.jacfwd if len(theta) <= len(weight) else jax.jacrev)(log_likelihood)
 
-    def outer(answer: Any) -> Any:
-        scores = by(log_likelihood)(theta, answer)  # [answers, p]: independent, so their outer products add
-        return (scores * weight[:, None]).T @ scores
+    def outer_product(value: jax.Array) -> jax.Array:
+        scores = jacobian(theta, value)  # [observations, p]: independent, so their outer products add
+        return jnp.asarray((scores * weight[:, None]).T @ scores)
 
     batch = max(1, min(samples, 256, 1_000_000 // max(1, len(weight))))
-    return np.asarray(jax.jit(lambda drawn: jax.lax.map(outer, drawn, batch_size=batch).mean(axis=0))(values))
+    return np.asarray(jax.jit(lambda drawn: jax.lax.map(outer_product, drawn, batch_size=batch).mean(axis=0))(values))
 
 
-def _scaled(site: Site, value: Any) -> Any:
-    return value if site["scale"] is None else site["scale"] * value
+def _weight(site: Site) -> jax.Array:
+    """The scale of a traced site, 1 where it has none."""
+    return jnp.asarray(1.0 if site["scale"] is None else site["scale"] * 1.0)

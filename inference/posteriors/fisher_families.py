@@ -1,72 +1,74 @@
-"""Parameters and Fisher information of one answer, in closed form, by the family of its distribution."""
+"""Parameters and Fisher information of one observation, in closed form, by the family of its distribution."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import singledispatch
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.scipy.special import polygamma
 
+Information = tuple[jax.Array, jax.Array]
+"""Parameters eta [..., k] of a distribution, and the information [..., k, k] of one observation about them."""
+
 
 @singledispatch
-def family_information(fn: Any) -> tuple[Any, Any] | None:
-    """Parameters eta [..., k] of a distribution and the information [..., k, k] of one answer about them, or None.
+def family_information(fn: dist.Distribution) -> Information | None:
+    """Parameters of a distribution and the information of one observation about them; None without a closed form.
 
     A distribution of your own has a closed form here once it has a method `fisher_information()` that returns both.
     """
-    own: Callable[[], tuple[Any, Any]] | None = getattr(fn, "fisher_information", None)
+    own: Callable[[], Information] | None = getattr(fn, "fisher_information", None)
     return None if own is None else own()
 
 
-def base_of(fn: Any) -> Any:
-    """The distribution of one answer, without the wrappers that make many of it."""
+def base_distribution(fn: dist.Distribution) -> dist.Distribution:
+    """The distribution of one observation, without the wrappers that repeat it."""
     while isinstance(fn, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
         if isinstance(fn, dist.MaskedDistribution) and fn._mask is not True:
-            raise ValueError("a masked answer: give the model only the observations that count.")
+            raise ValueError("an observation is masked: give the model only the observations that count.")
         fn = fn.base_dist
     return fn
 
 
-def _scalar(eta: Any, information: Callable[[Any], Any]) -> tuple[Any, Any]:
+def _scalar(eta: jax.Array, information: Callable[[jax.Array], jax.Array]) -> Information:
     values = jnp.asarray(eta, float)
     return values[..., None], information(values)[..., None, None]
 
 
-def _logistic(eta: Any) -> Any:
-    return jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta)
+def _bernoulli_variance(logits: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
 
 
 @family_information.register(dist.BernoulliLogits)
-def _bernoulli_logits(fn: Any) -> tuple[Any, Any]:
-    return _scalar(fn.logits, _logistic)
+def _bernoulli_logits(fn: dist.Distribution) -> Information:
+    return _scalar(fn.logits, _bernoulli_variance)
 
 
 @family_information.register(dist.BernoulliProbs)
-def _bernoulli_probs(fn: Any) -> tuple[Any, Any]:
+def _bernoulli_probs(fn: dist.Distribution) -> Information:
     return _scalar(fn.probs, lambda p: 1.0 / (p * (1.0 - p)))
 
 
 @family_information.register(dist.CategoricalLogits)
 @family_information.register(dist.CategoricalProbs)  # ordered families are of this kind
-def _categorical(fn: Any) -> tuple[Any, Any]:
+def _categorical(fn: dist.Distribution) -> Information:
     p = jax.nn.softmax(fn.logits, axis=-1)
     return fn.logits, p[..., None] * jnp.eye(p.shape[-1]) - p[..., :, None] * p[..., None, :]
 
 
 @family_information.register(dist.Normal)
 @family_information.register(dist.LogNormal)
-def _normal(fn: Any) -> tuple[Any, Any]:
+def _normal(fn: dist.Distribution) -> Information:
     eta = jnp.stack(jnp.broadcast_arrays(fn.loc, fn.scale), axis=-1)
     inverse = eta[..., 1] ** -2
     return eta, jnp.stack([inverse, 2.0 * inverse], axis=-1)[..., None] * jnp.eye(2)
 
 
 @family_information.register(dist.MultivariateNormal)
-def _multivariate_normal(fn: Any) -> tuple[Any, Any]:
+def _multivariate_normal(fn: dist.Distribution) -> Information:
     d = fn.event_shape[0]
     covariance = jnp.broadcast_to(fn.covariance_matrix, (*fn.batch_shape, d, d))
     location = jnp.broadcast_to(fn.loc, (*fn.batch_shape, d))
@@ -79,17 +81,17 @@ def _multivariate_normal(fn: Any) -> tuple[Any, Any]:
 
 
 @family_information.register(dist.Poisson)
-def _poisson(fn: Any) -> tuple[Any, Any]:
+def _poisson(fn: dist.Distribution) -> Information:
     return _scalar(fn.rate, lambda rate: 1.0 / rate)
 
 
 @family_information.register(dist.Exponential)
-def _exponential(fn: Any) -> tuple[Any, Any]:
+def _exponential(fn: dist.Distribution) -> Information:
     return _scalar(fn.rate, lambda rate: rate**-2)
 
 
 @family_information.register(dist.Gamma)
-def _gamma(fn: Any) -> tuple[Any, Any]:
+def _gamma(fn: dist.Distribution) -> Information:
     eta = jnp.stack(jnp.broadcast_arrays(fn.concentration, fn.rate), axis=-1)
     shape, rate = eta[..., 0], eta[..., 1]
     rows = [[polygamma(1, shape), -1.0 / rate], [-1.0 / rate, shape / rate**2]]
@@ -98,5 +100,5 @@ def _gamma(fn: Any) -> tuple[Any, Any]:
 
 @family_information.register(dist.BinomialLogits)
 @family_information.register(dist.BinomialProbs)
-def _binomial(fn: Any) -> tuple[Any, Any]:
-    return fn.logits[..., None], (fn.total_count * _logistic(fn.logits))[..., None, None]
+def _binomial(fn: dist.Distribution) -> Information:
+    return fn.logits[..., None], (fn.total_count * _bernoulli_variance(fn.logits))[..., None, None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,11 +14,11 @@ from jaxtyping import Float
 from tercet.inference.posteriors import evaluation
 from tercet.inference.posteriors.arviz_adapter import psis_khat
 from tercet.inference.posteriors.evaluation import Draws
-from tercet.inference.posteriors.posterior import CHAINS, Posterior
-from tercet.models._inputs import as_generator
+from tercet.inference.posteriors.posterior import CHAINS, INDEPENDENT_DRAWS, Posterior
+from tercet.models._inputs import KeyLike, as_generator
 from tercet.models._pytree import pytree
 
-MEAN_DRAWS = 4000  # behind the mean of sites that are not on the real line
+MEAN_DRAWS = 4000  # draws whose average is the mean of sites that are not on the real line
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +27,7 @@ class GaussianPosterior(Posterior):
 
     Attributes
     ----------
+    kind, context, diagnostics : as of every `Posterior`
     center : array [p]
         Mode (Laplace) or mean (SVI) of z.
     precision_factor : array [p, p]
@@ -49,12 +49,13 @@ class GaussianPosterior(Posterior):
     def log_p(self, z: np.ndarray) -> Float[np.ndarray, " n"]:
         """Log joint density of model and data at unconstrained vectors [n, p], Jacobian included."""
 
-    def unconstrained_draws(self, n: int = 1000, key: Any = 0) -> Float[np.ndarray, "n p"]:
-        """Draw z."""
+    def unconstrained_draws(self, n: int = 1000, key: KeyLike = 0) -> Float[np.ndarray, "n p"]:
+        """Draw n vectors z."""
         noise = as_generator(key).standard_normal((n, len(self.center)))
-        return self.center + scipy.linalg.solve_triangular(self.precision_factor, noise.T, lower=True, trans=1).T
+        deviations = scipy.linalg.solve_triangular(self.precision_factor, noise.T, lower=True, trans=1)
+        return np.asarray(self.center + deviations.T)
 
-    def draws(self, n: int = 1000, key: Any = 0) -> Draws:
+    def draws(self, n: int = 1000, key: KeyLike = 0) -> Draws:
         """Draw n values of every site."""
         return self.constrain(self.unconstrained_draws(n, key))
 
@@ -62,42 +63,43 @@ class GaussianPosterior(Posterior):
     def root(self) -> Float[np.ndarray, "p p"]:
         """R with R R' the covariance of z: the transposed inverse of the precision factor."""
         identity = np.eye(len(self.center))
-        return scipy.linalg.solve_triangular(self.precision_factor, identity, lower=True).T
+        return np.asarray(scipy.linalg.solve_triangular(self.precision_factor, identity, lower=True).T)
 
     @cached_property
     def slices(self) -> dict[str, slice]:
-        """Which entries of z each site takes up."""
-        positions = self.unravel(np.arange(float(len(self.center))))
-        return {
-            name: slice(int(np.min(where)), int(np.max(where)) + 1)
-            for name, where in positions.items()
-            if np.size(where)
-        }
+        """The entries of z that make up each site."""
+        indices = self.unravel(np.arange(float(len(self.center))))
+        return {name: slice(int(np.min(i)), int(np.max(i)) + 1) for name, i in indices.items() if np.size(i)}
 
     def log_q(self, z: np.ndarray) -> Float[np.ndarray, " n"]:
         """Log density of this Gaussian at unconstrained vectors [n, p]."""
         whitened = (z - self.center) @ self.precision_factor
         normaliser = np.log(self.precision_factor.diagonal()).sum() - 0.5 * z.shape[-1] * np.log(2 * np.pi)
-        return normaliser - 0.5 * np.square(whitened).sum(axis=-1)
+        return np.asarray(normaliser - 0.5 * np.square(whitened).sum(axis=-1))
 
     def arrays(self) -> Draws:
         """Center and precision factor, by the names they have in files."""
         return {"center": self.center, "precision_factor": self.precision_factor}
 
-    def _chains(self, draws: int | None, key: Any) -> tuple[Draws, Draws]:
-        n = CHAINS * -(-(1000 if draws is None else draws) // CHAINS)
+    def _chains(self, draws: int | None, key: KeyLike) -> tuple[Draws, Draws]:
+        n = CHAINS * -(-(INDEPENDENT_DRAWS if draws is None else draws) // CHAINS)
         z = self.unconstrained_draws(n, key)
         return self.constrain(z), {"log_p": self.log_p(z), "log_q": self.log_q(z)}
 
-    def importance_check(self, draws: int = 1000, key: Any = 0) -> dict[str, float]:
+    def importance_check(self, draws: int = 1000, key: KeyLike = 0) -> dict[str, float]:
         """Compare the Gaussian with the exact posterior by importance ratios p / q of its own draws.
+
+        Parameters
+        ----------
+        draws : number of draws
+        key : int seed or JAX key
 
         Returns
         -------
         dict
-            `pareto_k` (below 0.7: means and variances under the exact posterior can be had by reweighting; with
+            `pareto_k` (below 0.7: importance sampling gives reliable means and variances of the exact posterior; with
             many parameters it grows even where each margin is well approximated) and `efficiency`, the effective
-            share of the draws under reweighting, in (0, 1].
+            sample size of the weighted draws as a share of their number, in (0, 1].
 
         References
         ----------
@@ -113,10 +115,11 @@ class GaussianPosterior(Posterior):
 @pytree("kind", "context", "layout")
 @dataclass(frozen=True, eq=False)
 class SiteGaussian(GaussianPosterior):
-    """A Gaussian of the sites themselves: they are all real-valued, and z is made up of them in order.
+    """A Gaussian of the sites themselves: all are real-valued, and z consists of them in order.
 
     Attributes
     ----------
+    kind, context, diagnostics, center, precision_factor : as of every `GaussianPosterior`
     layout : tuple of (site, length), length 0 for a scalar
     """
 
@@ -146,7 +149,12 @@ class SiteGaussian(GaussianPosterior):
 @pytree("kind", "context")
 @dataclass(frozen=True, eq=False)
 class UnconstrainedGaussian(GaussianPosterior):
-    """A Gaussian on the unconstrained scale of a NumPyro model, whose transforms turn z into sites."""
+    """A Gaussian on the unconstrained scale of a NumPyro model, whose transforms turn z into sites.
+
+    Attributes
+    ----------
+    kind, context, diagnostics, center, precision_factor : as of every `GaussianPosterior`
+    """
 
     def unravel(self, z: np.ndarray) -> Draws:
         """Unconstrained vectors [..., p] as sites [..., shape] (unconstrained)."""

@@ -11,10 +11,15 @@ from jaxtyping import Float
 
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 """From a point [p] to the value of the objective there and its gradient [p]."""
-CLOSE = 1e-6
-"""Length of the remaining Newton step, in standard deviations, below which a point counts as the minimum."""
-WALL = 1e12
-"""What the search is told where the objective is not finite: a value from which it turns back."""
+DECREMENT_TOLERANCE = 1e-6
+"""Newton decrement, in posterior standard deviations, below which a point counts as the minimum."""
+LEAST_BARRIER = 1e12
+"""Least value that stands in for one that is not finite, so that the line search turns back."""
+WINDOW = 10
+"""Steps over which `stop_below` measures progress."""
+
+GRADIENT_REASON = "the gradient is within the tolerance"
+STALLED_REASON = "no step along the search direction lowers the objective by more than rounding"
 
 
 class Solution(NamedTuple):
@@ -25,9 +30,9 @@ class Solution(NamedTuple):
     point : array [p]
     value : of the objective at the point; infinite where it, or its gradient, is not finite
     gradient : array [p]
-    decrement : sqrt(g' H^-1 g), the length of the Newton step that is left in standard deviations of the Gaussian with
-        precision H: the same in any units of the parameters. H is the Hessian where it is known, or its L-BFGS
-        approximation; NaN where there is neither
+    decrement : the Newton decrement sqrt(g' H^-1 g), the length of the remaining Newton step in standard deviations of
+        the Gaussian with precision H: the same in any units of the parameters. H is the Hessian where it is known,
+        else its L-BFGS approximation; NaN where there is neither
     steps : iterations
     converged : whether the point is the minimum to the tolerance asked for
     reason : why the search ended
@@ -65,20 +70,20 @@ def minimise(
     ----------
     objective : from a point [p] to value and gradient [p]
     start : array [p]
-    max_steps : iterations at most
+    max_steps : largest number of iterations
     value_tolerance : the search ends when a step lowers the value by less than this share of it
     gradient_tolerance : and when no entry of the gradient, in the units of `root`, exceeds this
     root : array [p, p], optional
-        R of the change of variables z = start + R u in which the search runs; R R' near the inverse Hessian makes it
-        easy. Without one, u = z
+        R of the change of variables z = start + R u in which the search runs; with R R' near the inverse Hessian few
+        steps are needed. Without one, u = z
     bounds : array [p, 2] of z, optional (without `root` only); a start outside is moved inside
     stop_below : also end when the last ten steps together lowered the value by less than this
-    callback : called with each point z that a step arrives at; an exception of it ends the search and is raised
+    callback : called with each iterate z; an exception that it raises ends the search and reaches the caller
 
     Returns
     -------
     Solution
-        `converged` is False where `max_steps` came first, or no step lowered the value.
+        `converged` is False where `max_steps` came first, no step lowered the value, or it is not finite at the end.
 
     References
     ----------
@@ -86,28 +91,29 @@ def minimise(
     """
     if root is not None and bounds is not None:
         raise ValueError("bounds are bounds of z: give them without root.")
-    scale = None if root is None else np.asarray(root)
-    begin = np.asarray(start, np.float64) if scale is None else np.zeros(scale.shape[1])
+    begin = np.asarray(start, np.float64) if root is None else np.zeros(root.shape[1])
+    barrier = LEAST_BARRIER
+    values: list[float] = []
 
     def point(u: np.ndarray) -> np.ndarray:
-        return u if scale is None else start + scale @ u
+        return u if root is None else start + root @ u
 
     def scaled(u: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal barrier
         value, gradient = objective(point(u))
-        if not (np.isfinite(value) and np.isfinite(gradient).all()):
-            return WALL, np.zeros_like(u)
-        return float(value), gradient if scale is None else scale.T @ gradient
+        if not _is_finite(value, gradient):
+            return barrier, np.zeros_like(u)
+        barrier = max(barrier, 2.0 * value)
+        return float(value), gradient if root is None else root.T @ gradient
 
-    values: list[float] = []
-    slow = False
+    def slow() -> bool:
+        return stop_below is not None and len(values) > WINDOW and values[-1 - WINDOW] - values[-1] < stop_below
 
     def watch(intermediate_result: scipy.optimize.OptimizeResult) -> None:
-        nonlocal slow
         values.append(float(intermediate_result.fun))
         if callback is not None:
             callback(point(intermediate_result.x))
-        slow = stop_below is not None and len(values) > 10 and values[-11] - values[-1] < stop_below
-        if slow:
+        if slow():
             raise StopIteration
 
     result = scipy.optimize.minimize(
@@ -121,15 +127,31 @@ def minimise(
     )
     end = point(np.asarray(result.x))
     value, gradient = objective(end)
-    finite = bool(np.isfinite(value) and np.isfinite(gradient).all())
-    known = finite and bounds is None
-    decrement = float(np.sqrt(max(result.jac @ result.hess_inv.dot(result.jac), 0.0))) if known else float("nan")
+    finite = _is_finite(value, gradient)
     return Solution(
         end,
         float(value) if finite else float("inf"),
         gradient,
-        decrement,
+        _decrement(result) if finite and bounds is None else float("nan"),
         int(result.nit),
-        bool(result.success or slow) and finite,
-        "the last ten steps lowered the value by less than was asked for" if slow else str(result.message),
+        bool(result.success or slow()) and finite,
+        _reason(result, slow()) if finite else "the objective is not finite",
     )
+
+
+def _is_finite(value: float, gradient: np.ndarray) -> bool:
+    return bool(np.isfinite(value) and np.isfinite(gradient).all())
+
+
+def _decrement(result: scipy.optimize.OptimizeResult) -> float:
+    return float(np.sqrt(max(result.jac @ result.hess_inv.dot(result.jac), 0.0)))
+
+
+def _reason(result: scipy.optimize.OptimizeResult, slow: bool) -> str:
+    if slow:
+        return f"the last {WINDOW} steps lowered the value by less than stop_below"
+    if result.success:
+        gradient = "GRADIENT" in str(result.message)
+        return GRADIENT_REASON if gradient else "the last step lowered the value by less than the tolerance"
+    limit = f"the limit of steps ({result.nit}) or of evaluations ({result.nfev}) was reached"
+    return {1: limit, 2: STALLED_REASON}.get(result.status, str(result.message))

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import scipy.linalg
+from jaxtyping import Float
 
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import UnconstrainedGaussian
-from tercet.inference.posteriors.minimise import CLOSE, Solution, minimise
+from tercet.inference.posteriors.minimise import (
+    DECREMENT_TOLERANCE,
+    GRADIENT_REASON,
+    STALLED_REASON,
+    Solution,
+    minimise,
+)
 from tercet.inference.posteriors.options import LaplaceOptions
+from tercet.inference.posteriors.posterior import Diagnostics
 from tercet.inference.posteriors.problem import Potential, Problem
 from tercet.inference.posteriors.sites import Model
+from tercet.models._inputs import KeyLike
 
 NEWTON_STEPS = 20
-"""Newton steps at most from where L-BFGS ended to the mode."""
+"""Largest number of Newton steps from where L-BFGS ended to the mode."""
+SMALL_GRADIENT = 1e-6
+"""Largest absolute entry of the gradient at which the end of a search counts as a mode."""
 
 
 def gaussian_at_mode(
     model: Model,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    key: Any,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    *,
+    key: KeyLike,
     options: LaplaceOptions,
-    known: Mapping[str, Any],
+    known: Diagnostics | None = None,
 ) -> UnconstrainedGaussian:
     """Laplace's approximation of any NumPyro model: L-BFGS, Newton, the Hessian at the mode.
 
@@ -34,7 +45,7 @@ def gaussian_at_mode(
     ----------
     model, args, kwargs : NumPyro model and its data
     key : int seed or JAX key, for the start
-    options : of which tolerance, max_steps and curvature are read here
+    options : LaplaceOptions, of which tolerance, max_steps and curvature are read here
     known : further entries of the diagnostics
     """
     problem = Problem(model, args, kwargs, key, x64=True)
@@ -53,43 +64,53 @@ def gaussian_at_mode(
         "steps": solution.steps,
         "log_evidence": gaussian_evidence(solution.value, factor),
         "condition": condition_number(factor @ factor.T, factor),
-        **known,
+        **(known or {}),
     }
     return UnconstrainedGaussian("laplace", Context(model, args, kwargs, x64=True), diagnostics, solution.point, factor)
 
 
 def find_mode(problem: Potential, start: np.ndarray, options: LaplaceOptions) -> Solution:
-    """Mode of the unconstrained posterior, searched from `start` [p].
+    """Mode of the unconstrained posterior, searched from `start` [p] by L-BFGS and then damped Newton steps.
 
-    L-BFGS brings the search near, Newton steps (damped, in the positive part of the spectrum) to the tolerance.
+    The decrement of the solution is that of the last Newton step, where there was one.
     """
     solution = minimise(problem.value_and_gradient, start, max_steps=options.max_steps)
     if not np.isfinite(solution.value):
         raise ValueError("the log posterior is not finite where the search ended; check data, priors and scale.")
-    z, value, gradient, steps, decrement = (*solution[:3], solution.steps, solution.decrement)
     for _ in range(NEWTON_STEPS):
-        if np.abs(gradient).max() <= options.tolerance:
+        if solution.gradient_norm <= options.tolerance:
             break
-        spectrum, basis = np.linalg.eigh(problem.hessian(z))
-        floor = 1e-10 * max(abs(spectrum).max(), 1e-300)
-        across = basis.T @ gradient
-        size = np.maximum(np.abs(spectrum), floor)
-        direction, decrement = basis @ (across / size), float(np.sqrt((np.square(across) / size).sum()))
-        for share in 0.5 ** np.arange(20):
-            new_value, new_gradient = problem.value_and_gradient(z - share * direction)
-            level = new_value <= value + 1e-13 * abs(value) and np.abs(new_gradient).max() < np.abs(gradient).max()
-            if new_value < value - 1e-13 * abs(value) or level:
-                break
-        else:
+        solution, moved = _newton_step(problem, solution)
+        if not moved:
             break
-        z, value, gradient, steps = z - share * direction, new_value, new_gradient, steps + 1
-    small = bool(np.abs(gradient).max() <= max(options.tolerance, 1e-6))
-    reason = "the gradient is within the tolerance" if small else solution.reason
-    return Solution(z, value, gradient, decrement, steps, small or decrement <= CLOSE, reason)
+    small = solution.gradient_norm <= max(options.tolerance, SMALL_GRADIENT)
+    converged = small or solution.decrement <= DECREMENT_TOLERANCE
+    return solution._replace(converged=converged, reason=GRADIENT_REASON if small else solution.reason)
 
 
-def curvature_factor(problem: Potential, mode: np.ndarray, options: LaplaceOptions) -> np.ndarray:
-    """Lower Cholesky factor [p, p] of the precision at the mode."""
+def _newton_step(problem: Potential, solution: Solution) -> tuple[Solution, bool]:
+    """One Newton step, halved until the potential falls, and whether a step was taken: without one the point stays.
+
+    Eigenvalues of the Hessian count by their absolute values, so that the step descends from a saddle point too.
+    """
+    z, value, gradient = solution.point, solution.value, solution.gradient
+    spectrum, basis = np.linalg.eigh(problem.hessian(z))
+    size = np.maximum(np.abs(spectrum), 1e-10 * max(np.abs(spectrum).max(), 1e-300))
+    projected = basis.T @ gradient
+    direction = basis @ (projected / size)
+    decrement = float(np.sqrt((np.square(projected) / size).sum()))
+    for share in 0.5 ** np.arange(20):
+        new_value, new_gradient = problem.value_and_gradient(z - share * direction)
+        rounding = 1e-13 * abs(value)
+        level = new_value <= value + rounding and np.abs(new_gradient).max() < solution.gradient_norm
+        if new_value < value - rounding or level:
+            steps, reason = solution.steps + 1, "the limit of Newton steps was reached"
+            return Solution(z - share * direction, new_value, new_gradient, decrement, steps, False, reason), True
+    return solution._replace(decrement=decrement, reason=STALLED_REASON), False
+
+
+def curvature_factor(problem: Potential, mode: np.ndarray, options: LaplaceOptions) -> Float[np.ndarray, "p p"]:
+    """Lower Cholesky factor [p, p] of the precision at the mode; raises where that is not positive definite."""
     if options.curvature == "gauss-newton":
         precision = problem.gauss_newton(mode)
         advice = "the prior itself is not log-concave at the mode: use nuts(...) or svi(...) instead"
@@ -102,7 +123,7 @@ def curvature_factor(problem: Potential, mode: np.ndarray, options: LaplaceOptio
             f"the Hessian [{len(mode)} parameters] is not positive definite at the mode (eigenvalues "
             f"{spectrum[0]:.3g} to {spectrum[-1]:.3g}): there is no Gaussian there; {advice}."
         )
-    return scipy.linalg.cholesky(precision, lower=True)
+    return np.asarray(scipy.linalg.cholesky(precision, lower=True))
 
 
 def gaussian_evidence(potential: float, factor: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Damped Newton for log-concave forms: the mode to a gradient of 1e-8 and the precision there, in 64 bit."""
+"""Damped Newton for log-concave posteriors: the mode to a gradient of 1e-8 and the precision there, in 64 bit."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from tercet.inference.posteriors.minimise import CLOSE, Solution
+from tercet.inference.posteriors.minimise import DECREMENT_TOLERANCE, GRADIENT_REASON, STALLED_REASON, Solution
 
-SUBSAMPLE, ROWS_A_PARAMETER = 16, 200  # one row in SUBSAMPLE gives a good start where so many rows a parameter are left
-WIDE = 512  # parameters from which a Hessian costs enough to take the first in 32 bit
-PATIENCE = 5  # steps in which the gradient must fall thirtyfold, or a new Hessian is worth its price
+SUBSAMPLE, ROWS_PER_PARAMETER = 16, 200  # a subsample gives a good start where it has so many rows a parameter
+FLOAT32_SIZE = 512  # parameters from which on the first Hessian is worth computing in 32 bit
+PATIENCE = 5  # steps over which the gradient has to fall by 2^-5 for the Hessian to be kept
+LEAST_STEP = 1e-10  # share of a Newton step below which the line search gives up
 
 
 @runtime_checkable
 class ConcaveForm(Protocol):
-    """A log-concave log posterior, Gaussian in its prior, that this Newton maximises."""
+    """A log-concave log posterior with a Gaussian prior, theta [p] entering through a linear predictor eta [m]."""
 
-    prior_precision: np.ndarray
+    @property
+    def prior_precision(self) -> np.ndarray:
+        """Prior precision [p] of each parameter."""
+        ...
 
     @property
     def size(self) -> int:
         """Number of observations m."""
-        ...
-
-    def predictor(self, theta: np.ndarray) -> np.ndarray:
-        """Linear predictor eta [m] at theta [p]."""
         ...
 
     def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ class ConcaveForm(Protocol):
         ...
 
     def subsample(self, step: int) -> ConcaveForm:
-        """Every step-th observation, counted `step` times."""
+        """Every step-th observation, with `step` times its weight."""
         ...
 
     def log_prior_normaliser(self) -> float:
@@ -49,7 +49,7 @@ class ConcaveForm(Protocol):
 
 
 class Mode(NamedTuple):
-    """Mode of a log-concave form and the curvature there.
+    """Mode of a log-concave posterior and the curvature there.
 
     Attributes
     ----------
@@ -74,10 +74,10 @@ class SingularPrecisionError(np.linalg.LinAlgError):
     """The data and the prior leave some direction of the parameters undetermined."""
 
 
-def factorise(precision: np.ndarray) -> np.ndarray:
-    """Lower Cholesky factor, or an error that says what to do."""
+def factorise(precision: np.ndarray) -> Float[np.ndarray, "p p"]:
+    """Lower Cholesky factor [p, p]; raises `SingularPrecisionError` where the precision is not positive definite."""
     try:
-        factor = scipy.linalg.cholesky(precision, lower=True)
+        factor = np.asarray(scipy.linalg.cholesky(precision, lower=True))
         if factor.diagonal().min() <= 1e-7 * factor.diagonal().max():
             raise np.linalg.LinAlgError
         return factor
@@ -85,44 +85,67 @@ def factorise(precision: np.ndarray) -> np.ndarray:
         smallest = float(np.linalg.eigvalsh(precision)[0]) if np.isfinite(precision).all() else np.nan
         raise SingularPrecisionError(
             f"the precision [{len(precision)} parameters] is not positive definite (smallest eigenvalue "
-            f"{smallest:.3g}): the comparisons do not determine every parameter. Give the head a prior scale "
-            "(prior_sd=1.0, or None to learn it), or drop collinear features."
+            f"{smallest:.3g}): the data and the prior do not determine every parameter."
         ) from error
 
 
-@dataclass(frozen=True, eq=False)
-class _Metric:
-    """The inverse of minus the Hessian at a nearby point, corrected by how the gradient has changed since (L-BFGS).
+class _Iterate(NamedTuple):
+    """A point with the log posterior, its gradient and the linear predictor there."""
 
-    With thousands of parameters a Hessian costs as much as a dozen passes over the data. One Hessian and these
+    theta: np.ndarray
+    value: float
+    gradient: np.ndarray
+    eta: np.ndarray
+
+    @classmethod
+    def at(cls, form: ConcaveForm, theta: np.ndarray) -> _Iterate:
+        return cls(theta, *form.value_and_gradient(theta))
+
+    @property
+    def gradient_norm(self) -> float:
+        return float(np.abs(self.gradient).max())
+
+
+@dataclass(frozen=True, eq=False)
+class _Curvature:
+    """The precision at one point, corrected at later ones by how the gradient has changed since (L-BFGS).
+
+    With thousands of parameters a Hessian costs as much as a dozen passes over the data: one Hessian and these
     corrections reach the mode in the passes that undamped Newton would need Hessians for.
+
+    Attributes
+    ----------
+    precision, factor : minus the Hessian where it was last computed, and its lower Cholesky factor
+    secants : steps s since, the falls y of the gradient along them, and 1 / s'y
+    norms : gradient norms since
     """
 
+    precision: np.ndarray
     factor: np.ndarray
     secants: tuple[tuple[np.ndarray, np.ndarray, float], ...] = ()
     norms: tuple[float, ...] = ()
 
+    @classmethod
+    def of(cls, precision: np.ndarray) -> _Curvature:
+        return cls(precision, factorise(precision))
+
     def solve(self, gradient: np.ndarray) -> np.ndarray:
-        """The direction to go: Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4."""
+        """The Newton step, by the two-loop recursion: Nocedal and Wright (2006), algorithm 7.4."""
         weights = []
-        for step, fall, scale in reversed(self.secants):
-            weights.append(scale * (step @ gradient))
-            gradient = gradient - weights[-1] * fall
-        direction = scipy.linalg.cho_solve((self.factor, True), gradient)
-        for (step, fall, scale), weight in zip(self.secants, reversed(weights), strict=True):
-            direction = direction + (weight - scale * (fall @ direction)) * step
-        return direction
+        for s, y, rho in reversed(self.secants):
+            weights.append(rho * (s @ gradient))
+            gradient = gradient - weights[-1] * y
+        step = np.asarray(scipy.linalg.cho_solve((self.factor, True), gradient))
+        for (s, y, rho), weight in zip(self.secants, reversed(weights), strict=True):
+            step = step + (weight - rho * (y @ step)) * s
+        return step
 
-    def updated(self, step: np.ndarray, fall: np.ndarray) -> _Metric:
-        """With the pair of a step and the fall of the gradient along it, where the curvature is positive."""
-        curvature = float(step @ fall)
-        if curvature <= 0.0:
-            return self
-        return _Metric(self.factor, (*self.secants, (step, fall, 1.0 / curvature)), self.norms)
-
-    def after(self, norm: float) -> _Metric:
-        """With the gradient norm of one more step."""
-        return _Metric(self.factor, self.secants, (*self.norms, norm))
+    def after(self, old: _Iterate, new: _Iterate) -> _Curvature:
+        """Corrected by the step from one iterate to the next, where the curvature along it is positive."""
+        s, y = new.theta - old.theta, old.gradient - new.gradient
+        curvature = float(s @ y)
+        secants = (*self.secants, (s, y, 1.0 / curvature)) if curvature > 0.0 else self.secants
+        return _Curvature(self.precision, self.factor, secants, (*self.norms, new.gradient_norm))
 
     @property
     def needs_refresh(self) -> bool:
@@ -138,69 +161,61 @@ def newton(
     max_steps: int = 100,
     precision: np.ndarray | None = None,
 ) -> Mode:
-    """Maximise a log-concave form.
+    """Maximise a log-concave log posterior.
 
-    Steps are damped by halving until the log posterior rises (without damping Newton diverges on separable
-    data). A Hessian serves, corrected by L-BFGS, for as long as the gradient keeps halving; the Hessian of the
-    result is always the one at the mode.
+    Steps are halved until the log posterior rises (undamped Newton diverges on separable data). A Hessian is kept,
+    corrected by L-BFGS, for as long as the gradient keeps halving; the precision of the result is always that at the
+    mode.
 
     Parameters
     ----------
     form : ConcaveForm
     start : array [p], optional (zeros)
     tolerance : largest absolute entry of the gradient at the mode
-    max_steps : passes over the data at most
+    max_steps : largest number of passes over the data
     precision : array [p, p], optional
-        Minus the Hessian of this form at a point not far away, where one is known: saves computing the first.
+        Minus the Hessian of this form at a point near `start`, where one is known: saves computing the first.
     """
     if start is None and precision is None:
         start, precision = _warm_start(form, tolerance, max_steps)
-    if precision is None and len(form.prior_precision) >= WIDE and form.prior_precision.min() > 0.0:
-        precision = _float32_precision(form, start)
-    theta = np.zeros(len(form.prior_precision)) if start is None else start
-    value, gradient, eta = form.value_and_gradient(theta)
-    fresh, steps, stuck = precision is None, 0, False
-    precision = form.precision(eta) if precision is None else precision
-    metric = _Metric(factorise(precision))
-    while np.abs(gradient).max() > tolerance and steps < max_steps:
-        trial = _line_search(form, theta, value, gradient, metric.solve(gradient))
+    current = _Iterate.at(form, np.zeros(len(form.prior_precision)) if start is None else start)
+    if precision is None:
+        precision = _float32_precision(form, current)
+    exact = precision is None  # whether the precision is the one at the current iterate
+    curvature = _Curvature.of(form.precision(current.eta) if precision is None else precision)
+    steps, stalled = 0, False
+    while current.gradient_norm > tolerance and steps < max_steps:
+        following = _line_search(form, current, curvature.solve(current.gradient))
         steps += 1
-        if trial is None and fresh:
-            stuck = True  # no step improves within rounding: the decrement tells whether that is the mode
+        if following is None and exact:
+            stalled = True  # the decrement tells whether this is the mode
             break
-        if trial is not None:
-            metric = metric.updated(trial[0] - theta, gradient - trial[2])
-            theta, value, gradient, eta = trial
-            metric = metric.after(float(np.abs(gradient).max()))
-        fresh = trial is None or metric.needs_refresh
-        if fresh:
-            precision = form.precision(eta)
-            metric = _Metric(factorise(precision))
-    if not fresh:
-        precision = form.precision(eta)
-        metric = _Metric(factorise(precision))
-        if np.abs(gradient).max() <= tolerance:  # one exact Newton step from there: the mode to rounding
-            last = theta + metric.solve(gradient)
-            polished = form.value_and_gradient(last)
-            if np.abs(polished[1]).max() < np.abs(gradient).max():
-                theta, (value, gradient, eta) = last, polished
-    white = scipy.linalg.solve_triangular(metric.factor, gradient, lower=True)
-    decrement, small = float(np.linalg.norm(white)), bool(np.abs(gradient).max() <= tolerance)
-    close = decrement <= CLOSE
-    reason = (
-        "the gradient is within the tolerance"
-        if small
-        else "no step raises the log posterior by more than rounding"
-        if stuck
-        else f"the limit of {max_steps} steps"
-    )
-    solution = Solution(theta, -value, -gradient, decrement, steps, small or close, reason)
-    return Mode(solution, precision, metric.factor, float(np.abs(eta).max()))
+        if following is not None:
+            curvature, current = curvature.after(current, following), following
+        exact = following is None or curvature.needs_refresh
+        if exact:
+            curvature = _Curvature.of(form.precision(current.eta))
+    if not exact:
+        curvature = _Curvature.of(form.precision(current.eta))
+        if current.gradient_norm <= tolerance:  # one exact Newton step: the mode to rounding
+            polished = _Iterate.at(form, current.theta + curvature.solve(current.gradient))
+            current = polished if polished.gradient_norm < current.gradient_norm else current
+    solution = _solution(current, curvature.factor, tolerance, steps, stalled)
+    return Mode(solution, curvature.precision, curvature.factor, float(np.abs(current.eta).max()))
+
+
+def _solution(end: _Iterate, factor: np.ndarray, tolerance: float, steps: int, stalled: bool) -> Solution:
+    decrement = float(np.linalg.norm(scipy.linalg.solve_triangular(factor, end.gradient, lower=True)))
+    small = end.gradient_norm <= tolerance
+    limit = f"the limit of steps ({steps}) was reached"
+    reason = GRADIENT_REASON if small else STALLED_REASON if stalled else limit
+    converged = small or decrement <= DECREMENT_TOLERANCE
+    return Solution(end.theta, -end.value, -end.gradient, decrement, steps, converged, reason)
 
 
 def _warm_start(form: ConcaveForm, tolerance: float, max_steps: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Mode and precision of a sixteenth of very many comparisons: where to start, and with which Hessian."""
-    if form.size < SUBSAMPLE * ROWS_A_PARAMETER * len(form.prior_precision):
+    """Mode and precision of a subsample where there are very many observations: a start, and its Hessian."""
+    if form.size < SUBSAMPLE * ROWS_PER_PARAMETER * len(form.prior_precision):
         return None, None
     try:
         fit = newton(form.subsample(SUBSAMPLE), None, tolerance=tolerance, max_steps=max_steps)
@@ -209,28 +224,27 @@ def _warm_start(form: ConcaveForm, tolerance: float, max_steps: int) -> tuple[np
     return (fit.point, fit.precision) if fit.solution.converged else (None, None)
 
 
-def _float32_precision(form: ConcaveForm, start: np.ndarray | None) -> np.ndarray | None:
-    """Minus the Hessian at the start to 32-bit accuracy: enough to set out with, at half the price."""
-    precision = form.precision(form.predictor(np.zeros(len(form.prior_precision)) if start is None else start), True)
-    # Below this the rounding of 32 bit could make it indefinite: then the exact Hessian has to serve.
+def _float32_precision(form: ConcaveForm, start: _Iterate) -> np.ndarray | None:
+    """Minus the Hessian at the start to 32-bit accuracy, where it is large: half the cost, and enough to set out."""
+    if len(start.theta) < FLOAT32_SIZE or form.prior_precision.min() <= 0.0:
+        return None
+    precision = form.precision(start.eta, True)
+    # Below this floor rounding in 32 bit could make it indefinite: then the exact Hessian is needed.
     floor = 1e-4 * precision.diagonal().max()
     return precision if form.prior_precision.min() > floor else None
 
 
-def _line_search(
-    form: ConcaveForm, theta: np.ndarray, value: float, gradient: np.ndarray, direction: np.ndarray
-) -> tuple[np.ndarray, float, np.ndarray, np.ndarray] | None:
-    slope = float(gradient @ direction)
-    rounding = 1e-14 * abs(value) + 1e-300
+def _line_search(form: ConcaveForm, current: _Iterate, direction: np.ndarray) -> _Iterate | None:
+    """The first of the halved steps that raises the log posterior enough; None where none does."""
+    slope = float(current.gradient @ direction)
+    rounding = 1e-14 * abs(current.value) + 1e-300
     size = 1.0
-    while size > 1e-10:
-        proposal = theta + size * direction
-        new_value, new_gradient, eta = form.value_and_gradient(proposal)
-        risen = new_value >= value + 1e-4 * size * slope
+    while size > LEAST_STEP:
+        trial = _Iterate.at(form, current.theta + size * direction)
         # Near the mode values differ by less than rounding: there a smaller gradient decides.
-        level = new_value >= value - rounding and np.abs(new_gradient).max() < np.abs(gradient).max()
-        if risen or level:
-            return proposal, new_value, new_gradient, eta
+        level = trial.value >= current.value - rounding and trial.gradient_norm < current.gradient_norm
+        if trial.value >= current.value + 1e-4 * size * slope or level:
+            return trial
         size *= 0.5
     return None
 

@@ -1,10 +1,10 @@
-"""NUTS for any NumPyro model: reproducible, under the posterior contract."""
+"""The No-U-Turn sampler for any NumPyro model."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,43 +15,47 @@ from numpyro.infer.initialization import init_to_median, init_to_uniform
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.evaluation import Draws
 from tercet.inference.posteriors.gaussian import GaussianPosterior, SiteGaussian
+from tercet.inference.posteriors.posterior import Diagnostics
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.posteriors.sampled import SampledPosterior
 from tercet.inference.posteriors.sites import Model
-from tercet.models._inputs import as_jax, as_key
+from tercet.models._inputs import KeyLike, as_jax, as_key
+
+FIELDS = ("diverging", "potential_energy")  # what NumPyro records of every draw
 
 
 def nuts(
     model: Model,
-    *args: Any,
-    key: Any = 0,
+    *args: object,
+    key: KeyLike = 0,
     warmup: int = 1000,
     samples: int = 1000,
     chains: int = 4,
     target_accept: float = 0.8,
     start: GaussianPosterior | None = None,
     progress: bool = False,
-    **model_kwargs: Any,
+    **model_kwargs: object,
 ) -> SampledPosterior:
-    """Sample a posterior by the No-U-Turn sampler, chains side by side in one vectorised program.
+    """Sample a posterior by the No-U-Turn sampler, all chains in one vectorised program.
 
     Parameters
     ----------
     model : NumPyro model
     *args, **model_kwargs : its data
     key : int seed or JAX key
-    warmup, samples : iterations a chain
+    warmup, samples : iterations of each chain
     chains : number of chains
-    target_accept : raise towards 1 where divergences are reported
+    target_accept : target acceptance probability; raise it towards 1 where divergences are reported
     start : a Gaussian posterior of the same model and data, such as Laplace's: chains start from its draws and move in
-        its units (and its precision), so that a few hundred iterations do where scales and correlations are extreme
+        coordinates in which it is standard normal (in its floating-point precision), so that a few hundred iterations
+        suffice where scales and correlations are extreme
     progress : show a progress bar
 
     Returns
     -------
     SampledPosterior
-        `diagnostics`: converged (no divergences, every R-hat below 1.01, every effective size above 100 a chain),
-        r_hat, ess, divergences. A warning is given where it did not.
+        `diagnostics`: converged (no divergences, every R-hat below 1.01, every effective sample size at least 100 a
+        chain), r_hat, ess, divergences. A warning is given where the chains have not converged.
 
     References
     ----------
@@ -66,22 +70,16 @@ def nuts(
     >>> fit.draws(10)["ability"].shape
     (10, 7)
     """
-    schedule: dict[str, Any] = {
-        "num_warmup": warmup,
-        "num_samples": samples,
-        "num_chains": chains,
-        "chain_method": "vectorized",
-        "progress_bar": progress,
-    }
-    fields = ("diverging", "potential_energy")
+    schedule = _Schedule(as_key(key), target_accept, warmup, samples, chains, progress)
     if start is None:
-        kernel = NUTS(model, target_accept_prob=target_accept, init_strategy=init_to_median(num_samples=15))
-        sampler = MCMC(kernel, **schedule)
-        sampler.run(as_key(key), *args, extra_fields=fields, **model_kwargs)
-        drawn = {name: np.asarray(v) for name, v in sampler.get_samples(group_by_chain=True).items()}
+        kernel = {"model": model, "init_strategy": init_to_median(num_samples=15)}
+        sampler, sites = schedule.run(kernel, args, model_kwargs)
+        drawn = {name: np.asarray(values) for name, values in sites.items()}
+    elif has_whitened_data(start, model):
+        assert isinstance(model, Whitened)
+        sampler, drawn = _in_whitened_data(start, model, args, model_kwargs, schedule)
     else:
-        sample = _in_whitened_data if _has_whitened_form(start, model) else _in_whitened_parameters
-        sampler, drawn = sample(start, model, args, model_kwargs, as_key(key), target_accept, schedule, fields)
+        sampler, drawn = _in_whitened_parameters(start, model, args, model_kwargs, schedule)
     extra = {name: np.asarray(v) for name, v in sampler.get_extra_fields(group_by_chain=True).items()}
     statistics = {"diverging": extra["diverging"], "lp": -extra["potential_energy"]}
     diagnostics = _chain_diagnostics(drawn, extra["diverging"])
@@ -98,45 +96,73 @@ def nuts(
 
 @runtime_checkable
 class Whitened(Protocol):
-    """A model that gives its posterior in other units: u with theta = center + root u."""
+    """A model whose posterior can be written in other coordinates: u with theta = center + root u."""
 
-    def whitened(self, center: np.ndarray, root: np.ndarray, *data: Any, **kwargs: Any) -> tuple[Model, Any]:
+    def whitened(
+        self, center: np.ndarray, root: np.ndarray, *data: object, **kwargs: object
+    ) -> tuple[Model, Mapping[str, Any]]:
         """NumPyro model with one site `u` [p], and its data."""
         ...
 
 
-def _has_whitened_form(start: GaussianPosterior, model: Model) -> bool:
+class _Schedule(NamedTuple):
+    """How long chains run, how many, and with which keys."""
+
+    key: jax.Array
+    target_accept: float
+    warmup: int
+    samples: int
+    chains: int
+    progress: bool
+
+    def run(
+        self,
+        kernel: Mapping[str, Any],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+        *,
+        jit_model_args: bool = False,
+    ) -> tuple[MCMC, Any]:
+        """The sampler after its run with NUTS(**kernel), and its draws by chain."""
+        sampler = MCMC(
+            NUTS(**kernel, target_accept_prob=self.target_accept),
+            num_warmup=self.warmup,
+            num_samples=self.samples,
+            num_chains=self.chains,
+            chain_method="vectorized",
+            progress_bar=self.progress,
+            jit_model_args=jit_model_args,
+        )
+        sampler.run(self.key, *args, extra_fields=FIELDS, **(kwargs or {}))
+        return sampler, sampler.get_samples(group_by_chain=True)
+
+
+def has_whitened_data(start: GaussianPosterior, model: Model) -> bool:
+    """Whether chains of this model can move in its own data whitened by `start`: both the exact route of one model."""
     return isinstance(model, Whitened) and isinstance(start, SiteGaussian) and start.model == model
 
 
 def _in_whitened_data(
-    start: GaussianPosterior,
-    model: Any,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    key: Any,
-    target_accept: float,
-    schedule: Mapping[str, Any],
-    fields: tuple[str, ...],
+    start: SiteGaussian,
+    model: Whitened,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    schedule: _Schedule,
 ) -> tuple[MCMC, Draws]:
-    """Chains of u, theta = center + R u, by the model's own program in these units."""
+    """Chains of u, theta = center + root u, by the program that the model gives in these coordinates."""
     target, data = model.whitened(start.center, start.root, *args, **kwargs)
-    kernel = NUTS(target, target_accept_prob=target_accept, init_strategy=init_to_uniform(radius=1.0))
-    sampler = MCMC(kernel, jit_model_args=True, **schedule)
-    sampler.run(key, data, extra_fields=fields)
-    u = np.asarray(sampler.get_samples(group_by_chain=True)["u"], np.float64)
+    kernel = {"model": target, "init_strategy": init_to_uniform(radius=1.0)}
+    sampler, sites = schedule.run(kernel, (data,), jit_model_args=True)
+    u = np.asarray(sites["u"], np.float64)
     return sampler, {name: np.asarray(value) for name, value in start.unravel(start.center + u @ start.root.T).items()}
 
 
 def _in_whitened_parameters(
     start: GaussianPosterior,
     model: Model,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    key: Any,
-    target_accept: float,
-    schedule: Mapping[str, Any],
-    fields: tuple[str, ...],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    schedule: _Schedule,
 ) -> tuple[MCMC, Draws]:
     """Chains of u, where z = center + root u on the unconstrained scale; u is standard normal under `start`."""
     problem = Problem(model, args, kwargs, x64=start.context.x64)
@@ -144,23 +170,21 @@ def _in_whitened_parameters(
         raise ValueError(f"start has {len(start.center)} parameters, the model {problem.size}: not the same model.")
     with problem.precision():
         center, root = as_jax((start.center, start.root))
-        kernel = NUTS(potential_fn=lambda u: problem.potential(center + root @ u), target_accept_prob=target_accept)
-        sampler = MCMC(kernel, **schedule)
-        first, run = jax.random.split(key)
-        shape = (schedule["num_chains"], len(center))
-        begin = jax.random.normal(first, shape if shape[0] > 1 else shape[1:])
-        sampler.run(run, init_params=begin, extra_fields=fields)
-        u = np.asarray(sampler.get_samples(group_by_chain=True))
+        first, key = jax.random.split(schedule.key)
+        shape = (schedule.chains, len(center)) if schedule.chains > 1 else (len(center),)
+        kernel = {"potential_fn": lambda u: problem.potential(center + root @ u)}
+        sampler, draws = schedule._replace(key=key).run(kernel, (), {"init_params": jax.random.normal(first, shape)})
+        u = np.asarray(draws)
     z = start.center + u.reshape(-1, u.shape[-1]) @ start.root.T
     return sampler, {
         name: value.reshape(*u.shape[:2], *value.shape[1:]) for name, value in problem.constrain(z).items()
     }
 
 
-def _chain_diagnostics(drawn: dict[str, np.ndarray], diverging: np.ndarray) -> dict[str, Any]:
-    moving = [values for values in drawn.values() if np.ptp(values) > 0]
-    ess = min(float(np.min(effective_sample_size(v))) for v in moving) if moving else 0.0
-    r_hat = max(float(np.max(split_gelman_rubin(v))) for v in moving) if moving else float("inf")
+def _chain_diagnostics(drawn: Draws, diverging: np.ndarray) -> Diagnostics:
+    varying = [values for values in drawn.values() if np.ptp(values) > 0]
+    ess = min(float(np.min(effective_sample_size(v))) for v in varying) if varying else 0.0
+    r_hat = max(float(np.max(split_gelman_rubin(v))) for v in varying) if varying else float("inf")
     count = int(diverging.sum())
-    settled = bool(r_hat < 1.01 and ess >= 100 * len(diverging) and not count)
-    return {"converged": settled, "r_hat": r_hat, "ess": ess, "divergences": count}
+    converged = bool(r_hat < 1.01 and ess >= 100 * len(diverging) and not count)
+    return {"converged": converged, "r_hat": r_hat, "ess": ess, "divergences": count}

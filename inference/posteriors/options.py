@@ -1,4 +1,4 @@
-"""Options of the routes that `laplace` and `ensemble` take; a route refuses the options that it does not read."""
+"""Options of `laplace`, `fit_reference`, `ensemble` and `train`; an option that a method does not use is an error."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How networks are trained: Adam on minibatches until held-out answers are predicted no better.
+    """How networks are trained: Adam on minibatches, with early stopping on held-out comparisons.
 
     Parameters
     ----------
     learning_rate : of Adam
     batch : comparisons a step
-    rounds : at most; a round is a pass over the comparisons, or 20 steps where that is more
-    patience : rounds without a better held-out log loss after which training stops; the best round is kept
-    held_out : share of the comparisons held out for this
+    rounds : largest number of rounds; a round is a pass over the comparisons, or 20 steps where that is more
+    patience : rounds without a lower held-out log loss after which training stops; the best round is kept
+    held_out : share of the comparisons that are held out
     """
 
     learning_rate: float = 1e-3
@@ -36,7 +36,7 @@ class TrainingOptions:
 class LaplaceOptions:
     """How `laplace` and `fit_reference` search for the mode.
 
-    Each route reads the options that it has a use for; one that is set and not read is an error.
+    Which options are read depends on the model; one that is set and would not be read is an error.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class LaplaceOptions:
     max_steps : Newton steps of a linear form, or L-BFGS iterations
     curvature : "exact" Hessian, or "gauss-newton" (Fisher information of the likelihood plus the prior's Hessian),
         which is positive definite in most models where the exact one is not
-    prior_sd_range : where the prior scale of a head is searched, in logits; read where `prior_sd` is None
+    prior_sd_range : range in which the prior scale of a head is learned, in logits; read where `prior_sd` is None
     training : how a network (MLPHead) is trained before the Laplace approximation of its last layer
     """
 
@@ -66,11 +66,11 @@ class LaplaceOptions:
             raise ValueError(f"prior_sd_range must be two increasing positive numbers, got {self.prior_sd_range}.")
 
     def check_read(self, route: str, *read: str) -> None:
-        """Raise where an option is set that this route does not read.
+        """Raise where an option is set that a route does not read.
 
         Parameters
         ----------
-        route : what to call the route in the message
+        route : name of the route in the message
         read : names of the options that it reads
         """
         default = LaplaceOptions()

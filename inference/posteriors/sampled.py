@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from tercet.inference.posteriors.evaluation import Draws
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.models._inputs import as_generator
+from tercet.models._inputs import KeyLike, as_generator
 from tercet.models._pytree import pytree
 
 
@@ -21,6 +20,7 @@ class SampledPosterior(Posterior):
 
     Attributes
     ----------
+    kind, context, diagnostics : as of every `Posterior`
     samples : dict of arrays [chains, draws, ...]
     statistics : dict of arrays [chains, draws], such as `diverging`
     """
@@ -37,8 +37,8 @@ class SampledPosterior(Posterior):
     def _flat(self) -> Draws:
         return {name: values.reshape(-1, *values.shape[2:]) for name, values in self.samples.items()}
 
-    def draws(self, n: int = 1000, key: Any = 0) -> Draws:
-        """Pick n draws at random, without repetition where there are enough."""
+    def draws(self, n: int = 1000, key: KeyLike = 0) -> Draws:
+        """Choose n draws at random, without replacement where there are enough."""
         total = len(next(iter(self._flat.values())))
         index = as_generator(key).choice(total, size=n, replace=n > total)
         return {name: values[index] for name, values in self._flat.items()}
@@ -52,10 +52,10 @@ class SampledPosterior(Posterior):
         samples = {f"samples/{name}": values for name, values in self.samples.items()}
         return samples | {f"statistics/{name}": values for name, values in self.statistics.items()}
 
-    def _chains(self, draws: int | None, key: Any) -> tuple[Draws, Draws]:
+    def _chains(self, draws: int | None, key: KeyLike) -> tuple[Draws, Draws]:
         length = next(iter(self.samples.values())).shape[1]
         wanted = length if draws is None else max(1, min(length, draws // self.chains))
-        kept = np.linspace(0, length - 1, wanted).round().astype(int)  # even thinning keeps chains chains
+        kept = np.linspace(0, length - 1, wanted).round().astype(int)  # evenly thinned: still Markov chains
 
         def flat(values: np.ndarray) -> np.ndarray:
             return values[:, kept].reshape(-1, *values.shape[2:])

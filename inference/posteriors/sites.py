@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,19 @@ from tercet.models._pytree import Container
 Model = Callable[..., Any]
 """A NumPyro model."""
 Site = dict[str, Any]
-"""What a NumPyro trace holds of one site."""
+"""One site of a NumPyro trace: type, value, distribution, scale, plates."""
+Trace = dict[str, Site]
+"""Sites by name."""
+JaxSites = dict[str, jax.Array]
+"""Values of sites by name."""
+Tree = TypeVar("Tree")
 
 
-def prior_medians(model: Model, key: jax.Array, args: Any, kwargs: Any) -> dict[str, jax.Array]:
+def prior_medians(model: Model, key: jax.Array, args: tuple[object, ...], kwargs: Mapping[str, object]) -> JaxSites:
     """Prior median of every latent site, on the unconstrained scale; raises where a site cannot be inferred."""
     median = init_to_median(num_samples=15)
 
-    def initial(site: Site) -> Any:
+    def initial(site: Site) -> Any:  # NumPyro's protocol: None for plates and observed sites
         if site["type"] == "sample" and site["value"] is not None and not site["is_observed"]:
             raise ValueError(
                 f"site {site['name']!r} was given a value by numpyro.handlers.substitute, which leaves it to be "
@@ -38,40 +43,41 @@ def prior_medians(model: Model, key: jax.Array, args: Any, kwargs: Any) -> dict[
     return unconstrained(latent)
 
 
-def prior_draw(model: Model, key: jax.Array, *data: Any) -> dict[str, jax.Array]:
+def prior_draw(model: Model, key: jax.Array, *data: object) -> JaxSites:
     """A draw from the prior of every latent site, on the unconstrained scale."""
     return unconstrained(latent_sites(trace(seed(model, key)).get_trace(*data)))
 
 
-def latent_sites(sites: Mapping[str, Site]) -> dict[str, Site]:
+def latent_sites(sites: Mapping[str, Site]) -> Trace:
     """The latent sample sites of a trace."""
     return {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
 
 
-def observed_sites(sites: Mapping[str, Site]) -> dict[str, Site]:
+def observed_sites(sites: Mapping[str, Site]) -> Trace:
     """The observed sample sites of a trace, without factors, which observe nothing."""
-    seen = {n: s for n, s in sites.items() if s["type"] == "sample" and s["is_observed"]}
-    return {n: s for n, s in seen.items() if not isinstance(s["fn"], Unit)}
+    observed = {n: s for n, s in sites.items() if s["type"] == "sample" and s["is_observed"]}
+    return {n: s for n, s in observed.items() if not isinstance(s["fn"], Unit)}
 
 
-def unconstrained(latent: Mapping[str, Site]) -> dict[str, jax.Array]:
+def unconstrained(latent: Mapping[str, Site]) -> JaxSites:
     """Values of sites on the unconstrained scale."""
     return {n: jnp.asarray(biject_to(s["fn"].support).inv(s["value"]), float) for n, s in latent.items()}
 
 
 def log_prob(site: Site) -> jax.Array:
-    """Log density of the value of a traced site, its scale counted."""
-    value = site["fn"].log_prob(site["value"])
+    """Log density of the value of a traced site, times its scale."""
+    value: jax.Array = site["fn"].log_prob(site["value"])
     return value if site["scale"] is None else site["scale"] * value
 
 
-def own_arrays_as_jax(data: Any) -> Any:
+def bare_arrays_as_jax(data: Tree) -> Tree:
     """Arguments of a model with bare NumPy arrays as JAX arrays; tercet's containers convert themselves."""
-    return jax.tree.map(
+    converted: Tree = jax.tree.map(
         lambda leaf: leaf if isinstance(leaf, Container) else as_jax(leaf),
         data,
         is_leaf=lambda node: isinstance(node, Container),
     )
+    return converted
 
 
 def _check_sites(latent: Mapping[str, Site], sites: Mapping[str, Site]) -> None:

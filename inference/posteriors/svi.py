@@ -19,28 +19,29 @@ from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import UnconstrainedGaussian
+from tercet.inference.posteriors.posterior import Diagnostics
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.posteriors.sites import Model
-from tercet.models._inputs import as_key
+from tercet.models._inputs import KeyLike, as_key
 
-MOST_PARAMETERS = 8000  # of a variational Gaussian: its precision is held whole
-BETWEEN_LOOKS = 100  # steps of one compiled program: the progress bar moves after each
+MOST_PARAMETERS = 8000  # of a variational Gaussian: its precision is a dense matrix
+CHUNK = 100  # steps of one compiled program: the progress bar moves after each
 
 
 def svi(
     model: Model,
-    *args: Any,
-    key: Any = 0,
+    *args: object,
+    key: KeyLike = 0,
     family: Literal["full", "diagonal"] = "full",
     steps: int = 5000,
     learning_rate: float = 0.01,
     particles: int = 8,
     progress: bool = False,
-    **model_kwargs: Any,
+    **model_kwargs: object,
 ) -> UnconstrainedGaussian:
     """Fit a Gaussian on the unconstrained scale by stochastic variational inference.
 
-    Minimises KL(q || posterior) over q = Normal(m, S) with Adam, its rate falling to a hundredth by a cosine.
+    Minimises KL(q || posterior) over q = Normal(m, S) by Adam, the learning rate falling to a hundredth by a cosine.
 
     Parameters
     ----------
@@ -48,14 +49,16 @@ def svi(
     *args, **model_kwargs : its data
     key : int seed or JAX key
     family : "full" covariance, or "diagonal" (which understates variances of correlated parameters)
-    steps, learning_rate, particles : of the optimiser; particles are draws a step
+    steps : number of steps of the optimiser
+    learning_rate : of its first step
+    particles : draws of q a step, over which the ELBO is averaged
     progress : show a progress bar
 
     Returns
     -------
     UnconstrainedGaussian
-        `diagnostics`: converged, elbo (average of the last tenth), drift (change between the last two tenths, in
-        units of its Monte Carlo error).
+        `diagnostics`: converged, elbo (average over the last tenth of the steps), drift (change between the last two
+        tenths, in units of its Monte Carlo error).
 
     References
     ----------
@@ -75,17 +78,17 @@ def svi(
         model, init_loc_fn=init_to_median(num_samples=15), init_scale=0.1
     )
 
-    def rate(step: Any) -> Any:
+    def rate(step: jax.Array) -> jax.Array:
         return learning_rate * (0.01 + 0.99 * 0.5 * (1 + jnp.cos(jnp.pi * step / steps)))
 
     engine = SVI(model, guide, numpyro.optim.Adam(rate), Trace_ELBO(num_particles=particles))
     state = engine.init(as_key(key), *args, **model_kwargs)
 
     @partial(jax.jit, static_argnums=1)
-    def advance(state: Any, length: int) -> Any:
+    def advance(state: Any, length: int) -> tuple[Any, jax.Array]:
         return jax.lax.scan(lambda s, _: engine.update(s, *args, **model_kwargs), state, length=length)
 
-    lengths = [min(BETWEEN_LOOKS, steps - begun) for begun in range(0, steps, BETWEEN_LOOKS)]
+    lengths = [min(CHUNK, steps - start) for start in range(0, steps, CHUNK)]
     losses = []
     with tqdm(total=steps, desc="svi", disable=not progress, unit="step") as bar:
         for length in lengths:
@@ -99,22 +102,22 @@ def svi(
     diagnostics = _elbo_diagnostics(history)
     if not diagnostics["converged"]:
         warnings.warn(
-            f"the ELBO was still moving at the end (by {diagnostics['drift']:.1f} standard errors); raise steps.",
+            f"the ELBO was still rising at the end (by {diagnostics['drift']:.1f} standard errors); raise steps.",
             stacklevel=2,
         )
     return UnconstrainedGaussian("svi", Context(model, args, model_kwargs), diagnostics, center, factor)
 
 
-def _elbo_diagnostics(history: np.ndarray) -> dict[str, Any]:
+def _elbo_diagnostics(history: np.ndarray) -> Diagnostics:
     tenth = min(max(10, len(history) // 10), max(1, len(history) // 2))
     before, last = history[-2 * tenth : -tenth], history[-tenth:]
-    if len(before) == 0:  # one step shows no trend
+    if len(before) == 0:  # a single step has no trend
         return {"converged": False, "elbo": float(-last.mean()), "drift": float("inf")}
     error = np.sqrt(before.var() / len(before) + last.var() / len(last)) + 1e-12
     drift = float((before.mean() - last.mean()) / error)
-    # Half a nat matters to nobody, however surely it is seen.
-    settled = bool(drift < 4.0 or before.mean() - last.mean() < 0.5)
-    return {"converged": settled, "elbo": float(-last.mean()), "drift": drift}
+    # A change of half a nat does not matter, however significant it is.
+    converged = bool(drift < 4.0 or before.mean() - last.mean() < 0.5)
+    return {"converged": converged, "elbo": float(-last.mean()), "drift": drift}
 
 
 def _gaussian(params: dict[str, Any], family: str, problem: Problem) -> tuple[np.ndarray, np.ndarray]:

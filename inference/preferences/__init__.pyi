@@ -12,7 +12,7 @@ from .pointwise_reward import PointwiseReward as PointwiseReward
 from .pointwise_reward import fit_pointwise as fit_pointwise
 from .reward_calibration import RewardCalibration as RewardCalibration
 from .reward_calibration import calibrate_rewards as calibrate_rewards
-from .reward_view import RewardMoments as RewardMoments
+from .reward_gaussian import RewardMoments as RewardMoments
 from .reward_view import RewardView as RewardView
 from .reward_view import on as on
 from .rewards import reward as reward

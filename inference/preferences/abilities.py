@@ -1,15 +1,16 @@
-"""A table of abilities or rewards: estimates, intervals, the probability of being best, rows named by item."""
+"""A table of abilities or rewards: estimates, intervals and the probability of being best, by item."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items, comparison_model
+from tercet.inference.preferences.reward_view import on
+from tercet.models._inputs import KeyLike
 from tercet.models.items.items import Items
 
 if TYPE_CHECKING:
@@ -19,28 +20,35 @@ if TYPE_CHECKING:
 def ability_table(
     posterior: Posterior,
     items: Items | ArrayLike,
+    *,
     relative_to: Hashable | None = None,
     level: float = 0.9,
     draws: int = 4000,
-    key: Any = 0,
+    key: KeyLike = 0,
 ) -> pd.DataFrame:
     """Rewards of items with intervals and the probability of being the best of them.
 
-    Only differences of rewards have a meaning: rows are r_i minus the mean reward of these items, or minus the
+    Only differences of rewards are identified: rows are r_i minus the mean reward of these items, or minus the
     reward of one of them.
 
     Parameters
     ----------
     posterior : of a comparison model
     items : Items (their ids name the rows) or raw features [n, d]
-    relative_to : id of the reference item; None is the mean of all
+    relative_to : id of the reference item; None: the mean of all
     level : probability of the equal-tailed intervals
-    draws, key : posterior draws behind the table
+    draws : number of posterior draws that the table summarises
+    key : int seed or JAX key of these draws
 
     Returns
     -------
     DataFrame
-        Index: item ids. Columns mean, sd, lower, upper (logits or probits), p_best. In the order of `items`.
+        Index: item ids, in the order of `items`. Columns mean, sd, lower, upper (logits or probits), p_best.
+
+    Raises
+    ------
+    ValueError
+        A level outside (0, 1), or a reference that is not an item.
 
     Examples
     --------
@@ -56,8 +64,9 @@ def ability_table(
 
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}.")
-    model, known = comparison_model(posterior), as_items(posterior, items)
-    rewards = np.asarray(model.head.rewards(posterior.draws(draws, key), known))
+    view = on(posterior, items)
+    known = view.items
+    rewards = view.rewards(posterior.draws(draws, key))
     best = np.bincount(rewards.argmax(axis=1), minlength=len(known)) / draws
     if relative_to is None:
         rewards = rewards - rewards.mean(axis=1, keepdims=True)

@@ -1,20 +1,20 @@
-"""Best of n: the reward that is really had when a score picks among n responses, exactly; ranking within prompts."""
+"""Expected gold reward of the best of n responses by a score, exactly, and rank correlation within prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.special import gammaln
 
 from tercet.models._inputs import as_floats, same_length
 
-GRID = (2, 5, 10, 30, 50, 100, 300, 500)
-"""Values of n that are reported where none are given, as far as there are responses."""
+DEFAULT_N = (2, 5, 10, 30, 50, 100, 300, 500)
+"""Values of n where none are given, up to the number of responses."""
 
 
 class BestOfN(NamedTuple):
@@ -29,9 +29,9 @@ class BestOfN(NamedTuple):
     prompts : array [prompts], their names
     """
 
-    n: np.ndarray
-    reward: np.ndarray
-    standard_error: np.ndarray
+    n: Int[np.ndarray, " k"]
+    reward: Float[np.ndarray, " k"]
+    standard_error: Float[np.ndarray, " k"]
     each: Float[np.ndarray, "prompts k"]
     prompts: np.ndarray
 
@@ -44,31 +44,31 @@ class PromptRanking(NamedTuple):
     mean : float
     standard_error : float, over prompts (NaN with a single one)
     each : array [prompts]; NaN where a prompt has one response, or scores or gold rewards that are all equal
-    used : number of prompts that count
+    used : number of prompts in the mean
     """
 
     mean: float
     standard_error: float
-    each: np.ndarray
+    each: Float[np.ndarray, " prompts"]
     used: int
 
 
 def best_of_n(
     score: ArrayLike, gold: ArrayLike, prompt: ArrayLike | None = None, n: Sequence[int] | None = None
 ) -> BestOfN:
-    """Expected gold reward of the best-scored among n responses drawn without repetition from a prompt's M, exactly.
+    """Expected gold reward of the best-scored among n responses drawn without replacement from a prompt's M, exactly.
 
     In ascending order of score the i-th response is the best of a random subset of n with probability
-    w_i = C(i - 1, n - 1) / C(M, n); among equal scores each is picked as often. No resampling: the average over all
-    C(M, n) subsets.
+    w_i = C(i - 1, n - 1) / C(M, n); ties are broken uniformly at random. This is the average over all C(M, n) subsets,
+    without resampling.
 
     Parameters
     ----------
-    score : array [items], what the selection sees (see `selection_score`)
-    gold : array [items], the reward that counts
-    prompt : int or str array [items], optional (all items answer one prompt)
-    n : numbers of responses drawn, each at most the responses of the smallest prompt; by default those of 2, 5, 10,
-        30, 50, 100, 300, 500 that there are
+    score : array [items], by which the best response is chosen (see `selection_score`)
+    gold : array [items], the reward whose expectation is taken
+    prompt : int or str array [items], optional (all items are responses to one prompt)
+    n : numbers of responses drawn, each at most the number of responses to the smallest prompt; by default 2, 5, 10,
+        30, 50, 100, 300 and 500, up to that number
 
     Returns
     -------
@@ -77,7 +77,7 @@ def best_of_n(
     Raises
     ------
     ValueError
-        An n below 1 or above the responses of some prompt.
+        An n below 1 or above the number of responses to some prompt.
 
     Examples
     --------
@@ -85,47 +85,53 @@ def best_of_n(
     >>> best_of_n([1, 2, 3], [10.0, 0.0, 30.0], n=[1, 2, 3]).reward.round(3).tolist()
     [13.333, 20.0, 30.0]
     """
-    s, g, names, starts = _grouped(score, gold, prompt)
+    s, g, names, starts = _by_prompt(score, gold, prompt)
     counts = np.diff(starts)
-    numbers = np.array([k for k in GRID if k <= counts.min()] or [1] if n is None else n, dtype=np.int64)
+    numbers = np.array([k for k in DEFAULT_N if k <= counts.min()] or [1] if n is None else n, dtype=np.int64)
     if numbers.ndim != 1 or numbers.size == 0 or numbers.min() < 1 or numbers.max() > counts.min():
         smallest = names[int(np.argmin(counts))].item()
         raise ValueError(
             f"n must be numbers from 1 to {counts.min()}, the responses of the smallest prompt ({smallest!r}); got "
             f"{numbers.tolist()}. Lower n, or drop the prompts with fewer responses."
         )
-    each = np.stack([_expected(s[a:b], g[a:b], numbers) for a, b in pairwise(starts)])
+    each = np.stack([_expected_best(s[a:b], g[a:b], numbers) for a, b in pairwise(starts)])
     return BestOfN(numbers, each.mean(axis=0), _standard_error(each), each, names)
 
 
-def _expected(score: np.ndarray, gold: np.ndarray, n: np.ndarray) -> np.ndarray:
+def _expected_best(
+    score: Float[np.ndarray, " M"], gold: Float[np.ndarray, " M"], n: Int[np.ndarray, " k"]
+) -> Float[np.ndarray, " k"]:
     order = np.argsort(score, kind="stable")
     size, ranked = len(order), gold[order]
     tied = np.r_[0, np.cumsum(np.diff(score[order]) != 0)]
-    ranked = (np.bincount(tied, ranked) / np.bincount(tied))[tied]  # each of equal scores as often as the others
+    ranked = (np.bincount(tied, ranked) / np.bincount(tied))[tied]  # the mean of equal scores: ties broken at random
     below, k = np.arange(size)[:, None], n[None, :]
     with np.errstate(invalid="ignore"):  # gammaln at negative integers: those weights are zero
         log_weight = gammaln(below + 1) - gammaln(k) - gammaln(below - k + 2)
     log_weight -= gammaln(size + 1) - gammaln(k + 1) - gammaln(size - k + 1)
     weight = np.where(below >= k - 1, np.exp(log_weight), 0.0)
-    return (ranked @ weight) / weight.sum(axis=0)  # the sum is 1 but for rounding of logarithms
+    return np.asarray((ranked @ weight) / weight.sum(axis=0))  # the sum is 1 up to rounding of the logarithms
 
 
 def spearman_within_prompts(score: ArrayLike, gold: ArrayLike, prompt: ArrayLike) -> PromptRanking:
     """Spearman's correlation of score and gold reward within each prompt, and its mean over prompts.
 
-    Ties by average ranks. A prompt with one response, or where all scores or all rewards are equal, has no ranking:
-    it is NaN in `each` and left out of the mean.
+    Ties get average ranks. Where a prompt has one response, or all its scores or all its rewards are equal, the
+    correlation is undefined: it is NaN in `each` and left out of the mean.
 
     Parameters
     ----------
     score, gold : arrays [items]
     prompt : int or str array [items]
 
+    Returns
+    -------
+    PromptRanking
+
     Raises
     ------
     ValueError
-        No prompt has a ranking.
+        The correlation is undefined for every prompt.
 
     Examples
     --------
@@ -133,7 +139,7 @@ def spearman_within_prompts(score: ArrayLike, gold: ArrayLike, prompt: ArrayLike
     >>> spearman_within_prompts([1, 2, 5, 4], [3, 4, 1, 2], ["a", "a", "b", "b"]).each.round(6).tolist()
     [1.0, -1.0]
     """
-    s, g, _, starts = _grouped(score, gold, prompt)
+    s, g, _, starts = _by_prompt(score, gold, prompt)
     each = np.full(len(starts) - 1, np.nan)
     x, y = _centred_ranks(s, starts), _centred_ranks(g, starts)
     cross, first, second = (np.add.reduceat(a * b, starts[:-1]) for a, b in ((x, y), (x, x), (y, y)))
@@ -148,20 +154,22 @@ def spearman_within_prompts(score: ArrayLike, gold: ArrayLike, prompt: ArrayLike
     return PromptRanking(float(kept.mean()), float(_standard_error(kept[:, None])[0]), each, int(varies.sum()))
 
 
-def _centred_ranks(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Ranks within each block, equal values sharing theirs, minus the block's mean rank."""
-    block = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    order = np.lexsort((values, block))
-    fresh = np.r_[True, (np.diff(values[order]) != 0) | (np.diff(block[order]) != 0)]
-    run = np.cumsum(fresh) - 1
-    place = np.bincount(run, np.arange(len(values))) / np.bincount(run)
+def _centred_ranks(values: Float[np.ndarray, " n"], starts: Int[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:
+    """Average ranks within each prompt, minus the prompt's mean rank."""
+    prompt = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    order = np.lexsort((values, prompt))
+    distinct = np.r_[True, (np.diff(values[order]) != 0) | (np.diff(prompt[order]) != 0)]
+    group = np.cumsum(distinct) - 1
+    average = np.bincount(group, np.arange(len(values))) / np.bincount(group)
     ranks = np.empty(len(values))
-    ranks[order] = place[run]
-    return ranks - np.repeat(0.5 * (starts[:-1] + starts[1:] - 1), np.diff(starts))
+    ranks[order] = average[group]
+    return np.asarray(ranks - np.repeat(0.5 * (starts[:-1] + starts[1:] - 1), np.diff(starts)))
 
 
-def _grouped(score: ArrayLike, gold: ArrayLike, prompt: ArrayLike | None) -> tuple[Any, Any, np.ndarray, np.ndarray]:
-    """Scores and rewards sorted by prompt, names of the prompts, where each begins (and the end)."""
+def _by_prompt(
+    score: ArrayLike, gold: ArrayLike, prompt: ArrayLike | None
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], np.ndarray, Int[np.ndarray, " k"]]:
+    """Scores and rewards sorted by prompt, names of the prompts, the index at which each begins (and the end)."""
     s, g = as_floats("score", score, 1).astype(np.float64), as_floats("gold", gold, 1).astype(np.float64)
     group = np.zeros(len(s), int) if prompt is None else np.asarray(prompt)
     same_length(score=s, gold=g, prompt=group)

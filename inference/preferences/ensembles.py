@@ -1,8 +1,6 @@
-"""Deep ensembles: networks trained side by side from different starts, as draws under the posterior contract."""
+"""Deep ensembles: networks trained from different starting points, as draws of a posterior."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +8,7 @@ from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.options import TrainingOptions
 from tercet.inference.posteriors.sampled import SampledPosterior
 from tercet.inference.preferences.training import train
+from tercet.models._inputs import KeyLike
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
@@ -20,32 +19,32 @@ def ensemble(
     items: Items,
     comparisons: Comparisons,
     *,
-    key: Any = 0,
+    key: KeyLike = 0,
     members: int = 8,
     bootstrap: bool = False,
     options: TrainingOptions | None = None,
     progress: bool = False,
 ) -> SampledPosterior:
-    """Train networks that differ in where they start, and take them as draws.
+    """Train networks from independent draws of the prior, and take them as draws of the posterior.
 
-    Where members agree the data have spoken; their spread is no exact posterior, but grows away from the data as one
-    should. `selection_score` reads an ensemble by its mean, its minimum or a lower bound.
+    Their spread is not an exact posterior but, like one, grows away from the data. `selection_score` summarises an
+    ensemble by its mean, its minimum or a lower bound.
 
     Parameters
     ----------
     model : comparison model with an `MLPHead`
     items, comparisons : its data; features standardised (`project(items, None)`)
     key : int seed or JAX key
-    members : networks
-    bootstrap : weigh each comparison by Poisson(1), anew for each member: more spread, worse members
+    members : number of networks
+    bootstrap : weight each comparison by a Poisson(1) variable, independent for each member: more spread, worse members
     options : TrainingOptions
     progress : show a progress bar
 
     Returns
     -------
     SampledPosterior
-        One chain with a draw a member. `diagnostics`: converged, members, rounds, held_out_log_loss (mean of the
-        members' own).
+        One chain with one draw a member. `diagnostics`: converged, members, rounds, held_out_log_loss (mean over
+        members).
 
     References
     ----------
@@ -63,7 +62,9 @@ def ensemble(
     >>> fit.draws(2)["weights"].shape
     (2, 8)
     """
-    training = train(model, items, comparisons, members, key, options, bootstrap, progress)
+    training = train(
+        model, items, comparisons, members=members, key=key, options=options, bootstrap=bootstrap, progress=progress
+    )
     lowest = training.held_out_log_loss[training.best, np.arange(members)]
     diagnostics = {
         "converged": training.converged,

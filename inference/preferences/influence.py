@@ -1,39 +1,40 @@
-"""Which few comparisons, dropped, would change the order of two items? By the Hessian, and checked by fitting again."""
+"""The fewest comparisons whose removal would reverse the order of two items, by influence functions and a refit."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from tercet.inference.laplace import laplace
 from tercet.inference.posteriors.gaussian import GaussianPosterior
+from tercet.inference.posteriors.options import LaplaceOptions
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
+from tercet.inference.preferences.linear_laplace import comparison_laplace
+from tercet.inference.preferences.reward_view import RewardView, on
 from tercet.models._inputs import as_pairs
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparisons import Comparisons
 
-RIVALS = 10  # items after the best whose claim to its place is examined
-REFITS = 8  # sizes of the set that are tried
+RIVALS = 10  # items ranked next to the best that are compared with it by default
+REFITS = 8  # largest number of refits, each without a larger set
+GROWTH = 1.15  # factor between the sizes of these sets
 
 
 @dataclass(frozen=True, eq=False)
 class OrderInfluence:
-    """How many comparisons an order rests on.
+    """How many comparisons determine the order of two items.
 
     Attributes
     ----------
-    first, second : positions of the better and of the worse item
-    difference : posterior mean of their reward difference, all comparisons counted
-    effects : array [m], change of it when each comparison alone is dropped (one Newton step)
-    dropped : rows of the comparisons that turn the order when dropped together, the strongest first; empty where no
-        set small enough was found
-    predicted, refitted : the difference without them, by the sum of effects and by a new fit
+    first, second : indices of the better and of the worse item
+    difference : posterior mean of their reward difference, given all comparisons
+    effects : array [m], change of it when one comparison alone is dropped (one Newton step)
+    dropped : rows of the comparisons that reverse the order when dropped together, by decreasing influence; empty
+        where no set within the limit does
+    predicted, refitted : the difference without them, by the sum of their effects and by a new fit
     """
 
     first: int
@@ -46,30 +47,35 @@ class OrderInfluence:
 
     @property
     def turns(self) -> bool:
-        """Whether a set was found, and a new fit without it does turn the order."""
+        """Whether a new fit without the dropped comparisons reverses the order."""
         return len(self.dropped) > 0 and self.refitted <= 0.0
 
 
 def order_influence(
     posterior: Posterior, items: Items, pair: ArrayLike | None = None, at_most: float = 0.2
 ) -> OrderInfluence:
-    """Find the fewest comparisons whose removal would put the second item before the first.
+    """Find the fewest comparisons whose removal would rank the second item before the first.
 
-    Dropping comparison m moves a difference c . theta by -w_m s_m (c' A x_m) / (1 - w_m v_m x_m' A x_m), to one Newton
-    step: s_m its score, v_m its curvature, x_m its row, A = H^-1. Effects are added up from the strongest until the
-    sign turns; the set is then confirmed by a new fit (same prior scale) and grown where that does not yet turn.
+    Dropping comparison m changes a difference c . theta by -w_m s_m (c' A x_m) / (1 - w_m v_m x_m' A x_m), to one
+    Newton step: s_m its score, v_m its curvature, x_m its row, A = H^-1. Effects are summed from the largest until the
+    sign changes; a new fit without this set (same prior scale) then confirms it, or the set is enlarged.
 
     Parameters
     ----------
     posterior : Laplace posterior of a comparison model with a link (the exact route), with its data
     items : the items of the fit
-    pair : positions of the better and of the worse item; by default the best item by posterior mean, and of its ten
-        next rivals the one that the fewest comparisons keep behind
-    at_most : share of the comparisons beyond which the order counts as safe
+    pair : indices of the better and of the worse item; by default the best item by posterior mean, and among the next
+        ten the one whose rank below it depends on the fewest comparisons
+    at_most : largest share of the comparisons that may be dropped
 
     Returns
     -------
     OrderInfluence
+
+    Raises
+    ------
+    ValueError
+        Another kind of posterior, or one that was loaded without its data.
 
     References
     ----------
@@ -82,11 +88,12 @@ def order_influence(
     >>> from tercet.inference import laplace, order_influence
     >>> from tercet.models import AbilityHead, BradleyTerry
     >>> teams, games = american_league_1987()
-    >>> found = order_influence(laplace(BradleyTerry(AbilityHead()), teams, games), teams)
-    >>> teams.names[found.first], found.turns
+    >>> influence = order_influence(laplace(BradleyTerry(AbilityHead()), teams, games), teams)
+    >>> teams.names[influence.first], influence.turns
     ('Milwaukee', True)
     """
-    model, answers = comparison_model(posterior), posterior.context.argument("comparisons")
+    view = on(posterior, items)
+    model, answers, known = view.model, view.answers, view.items
     if not isinstance(posterior, GaussianPosterior) or not model.has_linear_form or model.link is None:
         raise ValueError(
             "influence needs the Laplace posterior of Bradley-Terry or Thurstone on a linear or ability head; got "
@@ -96,8 +103,7 @@ def order_influence(
         raise ValueError("this posterior was loaded without its data; load(path, items, comparisons).")
     if not 0 < at_most < 1:
         raise ValueError(f"at_most must be a share between 0 and 1, got {at_most}.")
-    known = as_items(posterior, items)
-    mean = reward_gaussian(posterior, known).mean
+    mean = view.gaussian.mean
     if pair is None:
         order = np.argsort(-mean, kind="stable")[: RIVALS + 1]
         pairs = np.column_stack([np.full(len(order) - 1, order[0]), order[1:]])
@@ -105,54 +111,52 @@ def order_influence(
         pairs = as_pairs(np.atleast_2d(np.asarray(pair)), len(known))
         if mean[pairs[0, 0]] < mean[pairs[0, 1]]:
             pairs = pairs[:, ::-1]
-    each = _effects(posterior, known, answers, pairs)
+    each = _effects(view, answers, pairs)
     counts = [_fewest(mean[i] - mean[j], effects) for (i, j), effects in zip(pairs, each, strict=True)]
     chosen = int(np.argmin(counts))
-    return _confirmed(posterior, known, answers, pairs[chosen], each[chosen], counts[chosen], at_most)
+    i, j = (int(index) for index in pairs[chosen])
+    untested = OrderInfluence(i, j, float(mean[i] - mean[j]), each[chosen], np.empty(0, np.int64), math.nan, math.nan)
+    return _confirmed(untested, view, answers, counts[chosen], int(at_most * len(answers)))
 
 
-def _effects(posterior: Any, items: Items, answers: Comparisons, pairs: np.ndarray) -> np.ndarray:
-    """Change [pairs, m] of each difference when a comparison is dropped."""
-    model, rewards = comparison_model(posterior), reward_gaussian(posterior, items)
+def _effects(view: RewardView, answers: Comparisons, pairs: Int[np.ndarray, "k 2"]) -> Float[np.ndarray, "k m"]:
+    """Change [pairs, m] of each difference when one comparison is dropped, by one Newton step."""
+    model, rewards = view.model, view.gaussian
     link, design = model.link, rewards.rows(answers.pairs, model.covariates(len(answers)))
     rows, eta, weight = design.matmat(rewards.root), rewards.moments(design).mean, answers.weights
     assert link is not None
     leverage = weight * link.curvature(eta, answers.outcome) * np.einsum("ij,ij->i", rows, rows)
-    push = -weight * link.score(eta, answers.outcome) / np.maximum(1.0 - leverage, 1e-6)
-    return rewards.rows(pairs).matmat(rewards.head_root) @ rows.T * push
+    step = -weight * link.score(eta, answers.outcome) / np.maximum(1.0 - leverage, 1e-6)
+    return np.asarray(rewards.rows(pairs).matmat(rewards.head_root) @ rows.T * step)
 
 
 def _fewest(difference: float, effects: np.ndarray) -> int:
-    """Number of comparisons whose effects turn this difference (one more than there are: none do)."""
-    falling = np.cumsum(np.sort(effects)[: np.count_nonzero(effects < 0)])
-    place = int(np.searchsorted(-falling, difference))
-    return place + 1 if place < len(falling) else len(effects) + 1
+    """Least number of comparisons whose effects change the sign of this difference; len(effects) + 1 where none do."""
+    changes = np.cumsum(np.sort(effects)[: np.count_nonzero(effects < 0)])
+    index = int(np.searchsorted(-changes, difference))
+    return index + 1 if index < len(changes) else len(effects) + 1
 
 
 def _confirmed(
-    posterior: Any,
-    items: Items,
+    influence: OrderInfluence,
+    view: RewardView,
     answers: Comparisons,
-    pair: np.ndarray,
-    effects: np.ndarray,
-    count: int,
-    at_most: float,
+    size: int,
+    limit: int,
 ) -> OrderInfluence:
-    model = comparison_model(posterior)
-    order = np.argsort(effects, kind="stable")
-    i, j = int(pair[0]), int(pair[1])
-    mean = reward_gaussian(posterior, items).mean
-    limit, size = int(at_most * len(answers)), count
-    refitted = math.nan
+    """The influence with the set of `size` comparisons or more, up to `limit`, without which a new fit was made."""
+    i, j, order = influence.first, influence.second, np.argsort(influence.effects, kind="stable")
+    tested = influence
     for _ in range(REFITS):
         if size > limit:
-            return OrderInfluence(i, j, mean[i] - mean[j], effects, order[:0], math.nan, math.nan)
-        dropped = order[: int(size)]
+            return influence
+        dropped = order[:size]
         kept = np.setdiff1d(np.arange(len(answers)), dropped)
-        again = reward_gaussian(laplace(model, items, answers.take(kept)), items).mean
-        refitted = float(again[i] - again[j])
-        if refitted <= 0.0:
+        refit = comparison_laplace(view.model, view.items, answers.take(kept), key=0, options=LaplaceOptions())
+        rewards = on(refit, view.items).gaussian.mean
+        predicted = float(influence.difference + influence.effects[dropped].sum())
+        tested = replace(influence, dropped=dropped, predicted=predicted, refitted=float(rewards[i] - rewards[j]))
+        if tested.refitted <= 0.0:
             break
-        size = math.ceil(1.15 * size)
-    predicted = float(mean[i] - mean[j] + effects[dropped].sum())
-    return OrderInfluence(i, j, float(mean[i] - mean[j]), effects, dropped, predicted, refitted)
+        size = math.ceil(GROWTH * size)
+    return tested

@@ -1,12 +1,12 @@
-"""Fisher information of a design of comparisons in closed form."""
+"""Fisher information of a design of comparisons, in closed form."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
@@ -15,13 +15,13 @@ from tercet.models.preferences.heads import LinearInParameters
 
 
 def comparison_information(
-    model: ComparisonModel, sites: Mapping[str, Any], items: Items, comparisons: Comparisons
+    model: ComparisonModel, sites: Mapping[str, ArrayLike], items: Items, comparisons: Comparisons
 ) -> Float[np.ndarray, "p p"]:
-    """Closed form for comparisons: D' diag(w v) D about the head's parameters, v the information of one answer.
+    """Expected information of comparisons about the head's parameters, D' diag(w v) D, v that of one logit.
 
     Parameters
     ----------
-    model : Bradley-Terry, Thurstone or Davidson
+    model : Bradley-Terry, Thurstone, or another comparison model with a linear head and without annotators
     sites : dict with the head's site [p], and `order_effect`, `tie_strength` where the model has them
     items, comparisons : the design (outcomes are not used)
 
@@ -29,6 +29,11 @@ def comparison_information(
     -------
     array [p, p]
         With an order effect its row and column come last.
+
+    Raises
+    ------
+    ValueError
+        A model with annotators, or a head that is not linear: use `fisher_information`.
     """
     if model.annotators:
         raise ValueError("with annotators use fisher_information(model, sites, items, comparisons).")

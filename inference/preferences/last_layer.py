@@ -1,10 +1,9 @@
-"""A trained network's last layer as a linear head: its hidden features are items, its posterior is Laplace's."""
+"""The last layer of a trained network as a linear head on its hidden features, with Laplace's approximation."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -14,6 +13,7 @@ from tercet.inference.posteriors.options import LaplaceOptions
 from tercet.inference.preferences.linear_laplace import comparison_laplace
 from tercet.inference.preferences.rewards import win_probability
 from tercet.inference.preferences.training import train
+from tercet.models._inputs import KeyLike
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import BradleyTerry, ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
@@ -22,15 +22,15 @@ from tercet.models.preferences.mlp_head import MLPHead
 
 
 def last_layer_laplace(
-    model: ComparisonModel, items: Items, comparisons: Comparisons, *, key: Any = 0, options: LaplaceOptions
+    model: ComparisonModel, items: Items, comparisons: Comparisons, *, key: KeyLike = 0, options: LaplaceOptions
 ) -> GaussianPosterior:
-    """Train a network, hold its hidden layers, and take the Laplace posterior of the last: w ~ Normal(mode, H^-1).
+    """Train a network, fix its hidden layers, and approximate the posterior of the last: w ~ Normal(mode, H^-1).
 
-    The hidden features h(x) become the features of the items and h the projection that raw embeddings go through,
-    so that every question about rewards, and every design, is that of a linear head. A prior scale of w that is to be
-    learned is the one whose fit to the comparisons of the training predicts best those held out from it: the evidence
-    of labels that have shaped h says nothing against overfitting (on real ratings it cost .02 to .04 nats). The
-    uncertainty about h itself is left out: see `ensemble`.
+    The hidden features h(x) become the features of the items, and h the map that raw embeddings go through, so that
+    rewards and designs are those of a linear head. A prior scale of w that is to be learned is the one under which the
+    comparisons of the training set predict the held-out ones best: the evidence of labels that h has been trained on
+    does not penalise overfitting (on real ratings it cost .02 to .04 nats). Uncertainty about h is ignored: see
+    `ensemble`.
 
     References
     ----------
@@ -42,14 +42,14 @@ def last_layer_laplace(
     scale = ("prior_sd_range",) if model.prior_sd is None else ()
     route = f"the last layer of {type(model).__name__}"
     options.check_read(route, "tolerance", "max_steps", "training", *curvature, *scale)
-    training = train(model, items, comparisons, 1, key, options.training)
+    training = train(model, items, comparisons, key=key, options=options.training)
     sites = {name: values[0] for name, values in training.sites.items()}
     network = model.head.feature_map(sites, items.projection)
     known = items.mapped(network.after, network)
     if last.prior_sd is None:
         last = last.with_prior_sd(_held_out_scale(last, known, comparisons, training.held_out, options))
     of_layer = LaplaceOptions(options.tolerance, options.max_steps, options.curvature)
-    fit = comparison_laplace(last, (known, comparisons), {}, key, of_layer)
+    fit = comparison_laplace(last, known, comparisons, key=key, options=of_layer)
     diagnostics = {
         **fit.diagnostics,
         "converged": fit.diagnostics["converged"] and training.converged,
@@ -62,13 +62,13 @@ def last_layer_laplace(
 def _held_out_scale(
     model: ComparisonModel, items: Items, comparisons: Comparisons, out: np.ndarray, options: LaplaceOptions
 ) -> float:
-    """The scale of reward differences; where the likelihood has no exact route, Bradley-Terry's serves."""
-    judge = model if model.link is not None and model.has_linear_form else BradleyTerry(model.head)
+    """The prior scale that predicts held-out comparisons best; of Bradley-Terry where the model has no exact route."""
+    scored = model if model.link is not None and model.has_linear_form else BradleyTerry(model.head)
     train_set, test = comparisons.take(~out), comparisons.take(out)
     exact = LaplaceOptions(options.tolerance, options.max_steps)
 
     def loss(log_sd: float) -> float:
-        fit = comparison_laplace(judge.with_prior_sd(math.exp(log_sd)), (items, train_set), {}, 0, exact)
+        fit = comparison_laplace(scored.with_prior_sd(math.exp(log_sd)), items, train_set, key=0, options=exact)
         p = np.clip(win_probability(fit, items, test, order=True), 1e-12, 1 - 1e-12)
         return float(-test.weights @ (test.outcome * np.log(p) + (1 - test.outcome) * np.log1p(-p)))
 

@@ -1,4 +1,4 @@
-"""Rewards by any classifier: winners against losers, the log odds of having won as the reward."""
+"""Rewards by any classifier of winners against losers: the log odds of the class of winners."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from tercet.inference.preferences.rewards import in_features_of
+from tercet.inference.preferences.reward_view import in_features_of
 from tercet.models.items.items import Items
 from tercet.models.items.projection import FeatureMap
 from tercet.models.preferences.comparisons import Comparisons
@@ -25,40 +25,41 @@ class PointwiseReward:
     Attributes
     ----------
     classifier : the fitted copy
-    projection : how raw embeddings become its features, if they do
+    projection : the map from raw embeddings to its features, if there is one
     """
 
-    classifier: Any
+    classifier: object
     projection: FeatureMap | None
 
     def __call__(self, items: Items | ArrayLike) -> Float[np.ndarray, " n"]:
-        """Log odds of the class of winners [n]: rewards up to an order-preserving map, not logits of winning."""
+        """Log odds of the class of winners [n]: rewards up to a monotone map, not logits of winning a comparison."""
         known = in_features_of(self.projection, items if isinstance(items, Items) else Items(items))
         return np.concatenate([self._log_odds(block) for _, block in known.operator.blocks()])
 
-    def _log_odds(self, features: np.ndarray) -> np.ndarray:
-        if hasattr(self.classifier, "decision_function"):
-            return np.asarray(self.classifier.decision_function(features), np.float64)
-        p = np.clip(np.asarray(self.classifier.predict_proba(features), np.float64)[:, 1], 1e-12, 1.0 - 1e-12)
-        return np.log(p) - np.log1p(-p)
+    def _log_odds(self, features: np.ndarray) -> Float[np.ndarray, " n"]:
+        classifier: Any = self.classifier
+        if hasattr(classifier, "decision_function"):
+            return np.asarray(classifier.decision_function(features), np.float64)
+        p = np.clip(np.asarray(classifier.predict_proba(features), np.float64)[:, 1], 1e-12, 1.0 - 1e-12)
+        return np.asarray(np.log(p) - np.log1p(-p))
 
 
-def fit_pointwise(classifier: Any, items: Items, comparisons: Comparisons) -> PointwiseReward:
-    """Fit a copy of a classifier to items that won (class 1) and lost (class 0), each weighted by how often.
+def fit_pointwise(classifier: object, items: Items, comparisons: Comparisons) -> PointwiseReward:
+    """Fit a copy of a classifier to items that won (class 1) and lost (class 0), weighted by the number of times.
 
-    Exactly the examples of `PointwiseClassifier`, collected by item: at most two rows an item, however many
-    comparisons; soft outcomes are shares of a win and of a loss.
+    The examples are those of `PointwiseClassifier`, summed by item: at most two rows an item, however many comparisons;
+    a soft outcome counts as a fraction of a win and a fraction of a loss.
 
     Parameters
     ----------
     classifier : object with fit(X, y, sample_weight=...) and decision_function(X) or predict_proba(X)
-        scikit-learn's classifiers, LightGBM's; left as it is.
+        For example of scikit-learn or LightGBM; it is copied, and itself stays unfitted.
     items, comparisons : the data
 
     Raises
     ------
     ValueError
-        The classifier lacks one of these.
+        The classifier lacks one of these methods, or `sample_weight`.
 
     References
     ----------
@@ -74,22 +75,21 @@ def fit_pointwise(classifier: Any, items: Items, comparisons: Comparisons) -> Po
     >>> spearman(score(truth.items), truth.rewards) > 0.98
     True
     """
-    if not hasattr(classifier, "fit") or not (
-        hasattr(classifier, "predict_proba") or hasattr(classifier, "decision_function")
-    ):
+    fit = getattr(classifier, "fit", None)
+    if fit is None or not (hasattr(classifier, "predict_proba") or hasattr(classifier, "decision_function")):
         raise ValueError(
             f"{type(classifier).__name__} is no classifier: fit and predict_proba (or decision_function) are needed."
         )
-    taken = inspect.signature(classifier.fit).parameters
-    if "sample_weight" not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+    parameters = inspect.signature(fit).parameters
+    if "sample_weight" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         raise ValueError(
-            f"{type(classifier).__name__}.fit takes no sample_weight, by which wins and losses are counted; use a "
-            "classifier that does, such as LogisticRegression or HistGradientBoostingClassifier."
+            f"{type(classifier).__name__}.fit takes no sample_weight, which wins and losses need; use a classifier "
+            "that does, such as LogisticRegression or HistGradientBoostingClassifier."
         )
-    seen, won, lost = wins_and_losses(items, comparisons)
-    rows = np.concatenate([seen[won > 0], seen[lost > 0]])
+    compared, won, lost = wins_and_losses(items, comparisons)
+    rows = np.concatenate([compared[won > 0], compared[lost > 0]])
     label = np.repeat([1, 0], [np.count_nonzero(won), np.count_nonzero(lost)])
     weight = np.concatenate([won[won > 0], lost[lost > 0]])
-    fitted = copy.deepcopy(classifier)
+    fitted: Any = copy.deepcopy(classifier)
     fitted.fit(items.features[rows], label, sample_weight=weight)
     return PointwiseReward(fitted, items.projection)

@@ -1,10 +1,10 @@
-"""The scale of the prior, learned: the `prior_sd` that maximises the Laplace evidence of a comparison model."""
+"""Empirical Bayes for the prior scale: the mode of the Laplace evidence of a comparison model times its hyperprior."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
@@ -14,13 +14,22 @@ from tercet.inference.posteriors.mode import curvature_factor, find_mode, gaussi
 from tercet.inference.posteriors.newton import Mode, log_evidence, newton
 from tercet.inference.posteriors.options import LaplaceOptions
 from tercet.inference.posteriors.problem import ConditionedProblem, Problem
+from tercet.models._inputs import KeyLike
+from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
+from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.heads import HYPERPRIOR_SD
 from tercet.models.preferences.linear_form import LinearForm
 
 
 class LearnedScale(NamedTuple):
-    """The prior sd of the reward difference of two random items, and the mode of the weights there (None: not kept)."""
+    """A learned prior scale.
+
+    Attributes
+    ----------
+    prior_sd : prior sd of the reward difference of two random items
+    mode : array [p], the parameters at the mode under this scale; None on the general route
+    """
 
     prior_sd: float
     mode: np.ndarray | None
@@ -31,14 +40,15 @@ Evidence = Callable[[float], float]
 
 
 def learn_prior_sd(
-    model: ComparisonModel, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, options: LaplaceOptions
+    model: ComparisonModel, items: Items, comparisons: Comparisons, *, key: KeyLike, options: LaplaceOptions
 ) -> LearnedScale:
-    """Find the prior sd of the reward difference of two random items by its Laplace evidence.
+    """Learn the prior sd of the reward difference of two random items by its Laplace evidence.
 
     log Z(s) = log p(y | theta_s) + log p(theta_s | s) + p/2 log 2 pi - 1/2 log det H_s, theta_s the mode under s.
     The mode of log s is found by Brent's method, each fit starting from the last, under the half-Normal prior of s
-    that NUTS and SVI use too: with a few dozen answers the evidence alone can run off to 0 or to infinity (on real
-    ratings and preferences at 50 to 200 labels the prior lowered the test log loss throughout, by .001 to .009).
+    that NUTS and SVI use too: with a few dozen comparisons the evidence alone can be largest at 0 or at infinity (on
+    real ratings and preferences with 50 to 200 labels the prior lowered the test log loss in every case, by .001 to
+    .009).
 
     References
     ----------
@@ -46,10 +56,11 @@ def learn_prior_sd(
     """
     low, high = (math.log(bound) for bound in options.prior_sd_range)
     if model.has_linear_form:
-        evidence, modes = linear_evidence(model.with_prior_sd(1.0).linear_form(*args, **kwargs), options)
+        evidence, modes = linear_evidence(model.with_prior_sd(1.0).linear_form(items, comparisons), options)
         best = _maximise(evidence, low, high)
         return LearnedScale(math.exp(best), modes[best])
-    return LearnedScale(math.exp(_maximise(general_evidence(model, args, kwargs, key, options), low, high)), None)
+    evidence = general_evidence(model, items, comparisons, key=key, options=options)
+    return LearnedScale(math.exp(_maximise(evidence, low, high)), None)
 
 
 def _maximise(evidence: Evidence, low: float, high: float) -> float:
@@ -62,12 +73,15 @@ def _maximise(evidence: Evidence, low: float, high: float) -> float:
 
 
 def log_hyperprior(log_sd: float) -> float:
-    """Log density of log s where s ~ half-Normal(HYPERPRIOR_SD), as NUTS and SVI see it."""
+    """Log density of log s where s ~ half-Normal(HYPERPRIOR_SD), the prior that NUTS and SVI use."""
     return float(scipy.stats.halfnorm.logpdf(math.exp(log_sd), scale=HYPERPRIOR_SD)) + log_sd
 
 
 def linear_evidence(form: LinearForm, options: LaplaceOptions) -> tuple[Evidence, dict[float, np.ndarray]]:
-    """Evidence of a linear form of prior scale 1 at other scales, each fit started from the last; and their modes."""
+    """Evidence of a linear form at multiples of its prior scale, and the modes, which are added as it is evaluated.
+
+    Each fit starts from the mode of the last, with the Hessian there corrected for the new prior.
+    """
     head = form.layout[0][1]
     unit_precision = form.prior_precision.copy()
     last: tuple[LinearForm, Mode] | None = None
@@ -80,9 +94,9 @@ def linear_evidence(form: LinearForm, options: LaplaceOptions) -> tuple[Evidence
         scaled = form.with_prior_precision(prior)
         if last is None:
             mode = newton(scaled, tolerance=options.tolerance, max_steps=options.max_steps)
-        else:  # start from the last mode, with its Hessian under the new prior: one new Hessian a scale, at the mode
-            before, near = last
-            known = near.precision + np.diag(prior - before.prior_precision)
+        else:  # one new Hessian a scale, at its mode
+            previous, near = last
+            known = near.precision + np.diag(prior - previous.prior_precision)
             mode = newton(scaled, near.point, tolerance=options.tolerance, max_steps=options.max_steps, precision=known)
         last, modes[log_sd] = (scaled, mode), mode.point
         return log_evidence(scaled, mode)
@@ -91,20 +105,20 @@ def linear_evidence(form: LinearForm, options: LaplaceOptions) -> tuple[Evidence
 
 
 def general_evidence(
-    model: ComparisonModel, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any, options: LaplaceOptions
+    model: ComparisonModel, items: Items, comparisons: Comparisons, *, key: KeyLike, options: LaplaceOptions
 ) -> Evidence:
-    """Evidence of a comparison model without a linear form at scales of its prior; its programs compile once."""
-    problem = Problem(model.with_prior_sd(None), args, kwargs, key, x64=True)
+    """Evidence of a comparison model without a linear form at scales of its prior; its programs are compiled once."""
+    problem = Problem(model.with_prior_sd(None), (items, comparisons), {}, key, x64=True)
     conditioned = ConditionedProblem.on(problem, "prior_sd", 0.0)
     last = conditioned.start
 
     def evidence(log_sd: float) -> float:
         nonlocal last
-        at_scale = conditioned.at(log_sd)
-        mode = find_mode(at_scale, last, options)
+        scaled = conditioned.at(log_sd)
+        mode = find_mode(scaled, last, options)
         last = mode.point
-        value = gaussian_evidence(mode.value, curvature_factor(at_scale, mode.point, options))
-        # The model's own hyperprior of the scale, and its Jacobian, are no part of the evidence.
+        value = gaussian_evidence(mode.value, curvature_factor(scaled, mode.point, options))
+        # The potential includes the hyperprior of the scale and its Jacobian; the evidence does not.
         return value - log_hyperprior(log_sd)
 
     return evidence

@@ -1,35 +1,48 @@
-"""Scores of predictions and of designs: ranking, proper scores, calibration, simultaneous bounds."""
+"""Scores of predictions and of designs: rank correlation, proper scores, calibration, simultaneous bounds."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.special import xlogy
 
-from tercet.models._inputs import as_floats, as_generator, same_length
+from tercet.models._inputs import KeyLike, as_floats, as_generator, same_length
 
 
 class Calibration(NamedTuple):
-    """Reliability of predicted probabilities: one entry a bin that holds predictions."""
+    """Calibration curve of predicted probabilities, one entry a bin that is not empty.
 
-    predicted: np.ndarray
-    observed: np.ndarray
-    counts: np.ndarray
-    standard_error: np.ndarray
+    Attributes
+    ----------
+    predicted, observed : arrays [bins], mean prediction and mean outcome
+    counts : int array [bins], predictions in the bin
+    standard_error : array [bins], of the mean outcome
+    """
+
+    predicted: Float[np.ndarray, " bins"]
+    observed: Float[np.ndarray, " bins"]
+    counts: Int[np.ndarray, " bins"]
+    standard_error: Float[np.ndarray, " bins"]
 
 
 class SimultaneousBound(NamedTuple):
-    """Mean paired difference at each budget, and a lower bound that holds at all of them together."""
+    """Mean paired differences, with lower confidence bounds that hold simultaneously at all budgets.
 
-    mean: np.ndarray
-    lower: np.ndarray
-    standard_error: np.ndarray
+    Attributes
+    ----------
+    mean, lower, standard_error : arrays [budgets]
+    """
+
+    mean: Float[np.ndarray, " budgets"]
+    lower: Float[np.ndarray, " budgets"]
+    standard_error: Float[np.ndarray, " budgets"]
 
 
-def _pair(probability: ArrayLike, outcome: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _checked(probability: ArrayLike, outcome: ArrayLike) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     p, y = as_floats("probability", probability, 1), as_floats("outcome", outcome, 1)
     same_length(probability=p, outcome=y)
     for name, values in (("probability", p), ("outcome", y)):
@@ -39,7 +52,11 @@ def _pair(probability: ArrayLike, outcome: ArrayLike) -> tuple[np.ndarray, np.nd
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float:
-    """Rank correlation of two score vectors [n], ties by average ranks; an error where one is constant.
+    """Spearman's rank correlation, ties by average ranks.
+
+    Parameters
+    ----------
+    first, second : arrays [n], two scores of the same items; an error where one is constant
 
     Examples
     --------
@@ -55,7 +72,12 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def accuracy(probability: ArrayLike, outcome: ArrayLike) -> float:
-    """Share of decided answers predicted right; ties (0.5) are left out, a prediction of exactly 0.5 is half right.
+    """Share of decided outcomes predicted correctly; ties (0.5) are left out, a prediction of 0.5 counts as half.
+
+    Parameters
+    ----------
+    probability : array [m], predicted E[outcome]
+    outcome : array [m] in [0, 1]
 
     Examples
     --------
@@ -63,34 +85,45 @@ def accuracy(probability: ArrayLike, outcome: ArrayLike) -> float:
     >>> accuracy([0.9, 0.2, 0.4], [1.0, 0.0, 0.5])
     1.0
     """
-    p, y = _pair(probability, outcome)
+    p, y = _checked(probability, outcome)
     decided = y != 0.5
     if not decided.any():
-        raise ValueError("every outcome is a tie: accuracy needs decided answers.")
+        raise ValueError("every outcome is a tie: accuracy needs decided outcomes.")
     p, y = p[decided], y[decided]
     return float(np.where(p == 0.5, 0.5, (p > 0.5) == (y > 0.5)).mean())
 
 
 def log_loss(probability: ArrayLike, outcome: ArrayLike) -> float:
-    """Mean of -[y log p + (1 - y) log(1 - p)], in nats; log 2 = 0.693 is a coin's.
+    """Mean of -[y log p + (1 - y) log(1 - p)], in nats; predictions of 0.5 have log 2 = 0.693.
 
-    Infinite where an answer was given probability zero.
+    Infinite where an outcome had predicted probability zero.
+
+    Parameters
+    ----------
+    probability : array [m], predicted E[outcome]
+    outcome : array [m] in [0, 1]
     """
-    p, y = _pair(probability, outcome)
+    p, y = _checked(probability, outcome)
     return float(-np.mean(xlogy(y, p) + xlogy(1 - y, 1 - p)))
 
 
 def brier(probability: ArrayLike, outcome: ArrayLike) -> float:
-    """Mean squared difference of probability and outcome; 0.25 is a coin's."""
-    p, y = _pair(probability, outcome)
+    """Brier score, the mean of (p - y)^2; predictions of 0.5 have 0.25.
+
+    Parameters
+    ----------
+    probability : array [m], predicted E[outcome]
+    outcome : array [m] in [0, 1]
+    """
+    p, y = _checked(probability, outcome)
     return float(np.mean(np.square(p - y)))
 
 
 def calibration_curve(probability: ArrayLike, outcome: ArrayLike, bins: int = 10) -> Calibration:
     """Mean outcome against mean prediction in bins of equal count.
 
-    Which item of a pair comes first is arbitrary, so each answer enters both ways round: the curve is symmetric
-    about (0.5, 0.5), and both halves of the picture say the same.
+    Which item of a pair comes first is arbitrary, so each comparison enters in both orders: the curve is symmetric
+    about (0.5, 0.5).
 
     Parameters
     ----------
@@ -101,9 +134,9 @@ def calibration_curve(probability: ArrayLike, outcome: ArrayLike, bins: int = 10
     Returns
     -------
     Calibration
-        predicted, observed, counts, standard_error [bins]; the standard error counts each answer once.
+        predicted, observed, counts, standard_error [bins]
     """
-    p, y = _pair(probability, outcome)
+    p, y = _checked(probability, outcome)
     both, answers = np.concatenate([p, 1 - p]), np.concatenate([y, 1 - y])
     order = np.argsort(both, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
@@ -114,17 +147,20 @@ def calibration_curve(probability: ArrayLike, outcome: ArrayLike, bins: int = 10
 
 
 def simultaneous_bound(
-    differences: ArrayLike, level: float = 0.95, draws: int = 20_000, key: Any = 0
+    differences: ArrayLike, level: float = 0.95, draws: int = 20_000, key: KeyLike = 0
 ) -> SimultaneousBound:
-    """Lower bounds on mean paired differences that hold at all budgets at once (max-t over budgets).
+    """Simultaneous lower confidence bounds on mean paired differences, by max-t over budgets.
 
     lower_b = mean_b - c se_b, with c the `level` quantile of max_b t_b when the signs of whole rows (seeds) are
-    flipped at random: the paired differences are exchangeable in sign where nothing differs. All 2^seeds signs are
-    used where they are fewer than `draws`.
+    flipped at random: under the null hypothesis the differences are symmetric about zero. All 2^seeds signs are used
+    where there are at most `draws`.
 
     Parameters
     ----------
-    differences : array [seeds, budgets], ours minus theirs, larger is better for us
+    differences : array [seeds, budgets], of the method of interest minus the other, larger is better
+    level : probability that all bounds hold
+    draws : number of random sign flips
+    key : int seed or JAX key of the sign flips
 
     Returns
     -------

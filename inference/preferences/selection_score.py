@@ -1,8 +1,8 @@
-"""What a selection looks at: the posterior mean of a reward, or a pessimistic score that discounts what is unsure."""
+"""Scores by which the best of several items is chosen: posterior mean rewards, or pessimistic ones."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.posteriors.sampled import SampledPosterior
-from tercet.inference.preferences.rewards import as_items, comparison_model, reward_gaussian
-from tercet.models._inputs import as_generator
+from tercet.inference.preferences.reward_view import on
+from tercet.models._inputs import KeyLike, as_generator
 from tercet.models.items.items import Items
 
 RULES = ("mean", "lower bound", "minimum")
@@ -20,25 +20,35 @@ RULES = ("mean", "lower bound", "minimum")
 def selection_score(
     posterior: Posterior,
     items: Items | ArrayLike,
-    rule: str = "mean",
+    rule: Literal["mean", "lower bound", "minimum"] = "mean",
+    *,
     k: float = 1.0,
     draws: int = 8,
-    key: Any = 0,
+    key: KeyLike = 0,
 ) -> Float[np.ndarray, " n"]:
     """Score of each item for choosing the best of its prompt.
 
     "mean" is E r_i; "lower bound" E r_i - k sd(r_i - r_bar); "minimum" E r_bar + min_s (r_i^s - r_bar^s) over draws s
     of the posterior (all members of an ensemble). r_bar is the mean reward of the item's prompt, or of all items
-    without prompts: only differences of rewards mean anything, and members of an ensemble have origins of their own.
+    without prompts: only differences of rewards are identified, and the origin differs between members of an ensemble.
 
     Parameters
     ----------
     posterior : of a comparison model
     items : Items (with prompts, where there are several), or raw features [n, d]
     rule : "mean", "lower bound" or "minimum"
-    k : standard deviations below the mean
-    draws : of the minimum, where the posterior is no ensemble
+    k : number of standard deviations below the mean, for the lower bound
+    draws : number of draws of the minimum, where the posterior is not an ensemble
     key : int seed or JAX key of these draws
+
+    Returns
+    -------
+    array [n]
+
+    Raises
+    ------
+    ValueError
+        An unknown rule, a negative k, no draws.
 
     References
     ----------
@@ -58,28 +68,28 @@ def selection_score(
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}.")
     if not k >= 0 or draws < 1:
         raise ValueError(f"k must not be negative and draws at least 1, got k={k} and draws={draws}.")
-    known = as_items(posterior, items)
-    rewards = reward_gaussian(posterior, known)
+    view = on(posterior, items)
+    known, rewards = view.items, view.gaussian
     if rule == "mean":
-        return rewards.mean
+        return np.asarray(rewards.mean)
     if rule == "lower bound":
-        apart = _within(rewards.whitened, known)
-        return rewards.mean - k * np.sqrt(np.einsum("ij,ij->i", apart, apart))
+        centred = _centred(rewards.whitened, known)
+        return np.asarray(rewards.mean - k * np.sqrt(np.einsum("ij,ij->i", centred, centred)))
     if isinstance(posterior, SampledPosterior):
         count = int(posterior.diagnostics["members"]) if posterior.kind == "ensemble" else draws
-        sample = np.asarray(comparison_model(posterior).head.rewards(posterior.draws(count, key), known)).T
+        sample = view.rewards(posterior.draws(count, key)).T
     else:
         noise = as_generator(key).standard_normal((rewards.root.shape[1], draws))
         sample = rewards.mean[:, None] + rewards.whitened @ noise
-    center = rewards.mean - _within(rewards.mean[:, None], known)[:, 0]
-    return center + _within(sample, known).min(axis=1)
+    prompt_mean = rewards.mean - _centred(rewards.mean[:, None], known)[:, 0]
+    return np.asarray(prompt_mean + _centred(sample, known).min(axis=1))
 
 
-def _within(values: np.ndarray, items: Items) -> np.ndarray:
-    """Rows [n, k] minus the mean row of their prompt."""
+def _centred(values: Float[np.ndarray, "n k"], items: Items) -> Float[np.ndarray, "n k"]:
+    """Rows minus the mean row of their prompt."""
     if items.prompt is None:
-        return values - values.mean(axis=0)
+        return np.asarray(values - values.mean(axis=0))
     order = np.argsort(items.prompt, kind="stable")
     counts = np.bincount(items.prompt)
     means = np.add.reduceat(values[order], np.r_[0, np.cumsum(counts)[:-1]], axis=0) / counts[:, None]
-    return values - means[items.prompt]
+    return np.asarray(values - means[items.prompt])

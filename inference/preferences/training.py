@@ -1,4 +1,4 @@
-"""Training a comparison model with a network as its head: minibatches, early stopping, members side by side."""
+"""Training a comparison model with a network as its head: minibatches, early stopping, several networks at once."""
 
 from __future__ import annotations
 
@@ -12,56 +12,61 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Bool, Float, Int
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 from tqdm import tqdm
 
+from tercet.inference.posteriors.evaluation import Draws
 from tercet.inference.posteriors.options import TrainingOptions
-from tercet.inference.posteriors.sites import log_prob, prior_draw
-from tercet.models._inputs import as_generator, as_jax, as_key
+from tercet.inference.posteriors.sites import JaxSites, log_prob, prior_draw
+from tercet.models._inputs import KeyLike, as_generator, as_jax, as_key
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.mlp_head import MLPHead, check_standardised
 
 Data = TypeVar("Data", Items, Comparisons)
+Batches = tuple[Any, jax.Array]
+"""Stacked minibatches: (items, comparisons) with leaves [steps, ...], and weights [steps, members, batch]."""
 
-STEPS = 16  # minibatches handed over at once
-LEAST_STEPS = 20  # between two looks at the held-out comparisons
-SETTLED = 2e-4  # nats of held-out log loss that count as no better
-EVALUATED = 4096  # held-out comparisons scored at once
+STACKED = 16  # minibatches in one call of the compiled program
+LEAST_STEPS = 20  # of a round, so that small data are not evaluated after every few steps
+LEAST_GAIN = 2e-4  # nats of held-out log loss below which a round counts as no better
+EVALUATED = 4096  # held-out comparisons evaluated at once
 
 
 class Training(NamedTuple):
-    """Networks trained side by side.
+    """Networks trained in one program.
 
     Attributes
     ----------
-    sites : dict of arrays [members, ...], constrained, at the best pass of each member
+    sites : dict of arrays [members, ...], constrained, at the best round of each member
     held_out_log_loss : array [rounds + 1, members], in nats, the first at the start
     best : int array [members], the round that was kept
-    converged : whether every member had stopped improving before the last round allowed
+    converged : whether every member had stopped improving before the limit on rounds
     held_out : bool array [m], the comparisons that were held out
     """
 
-    sites: dict[str, np.ndarray]
-    held_out_log_loss: np.ndarray
-    best: np.ndarray
+    sites: Draws
+    held_out_log_loss: Float[np.ndarray, "rounds members"]
+    best: Int[np.ndarray, " members"]
     converged: bool
-    held_out: np.ndarray
+    held_out: Bool[np.ndarray, " m"]
 
 
 def train(
     model: ComparisonModel,
     items: Items,
     comparisons: Comparisons | Sequence[Comparisons],
+    *,
     members: int = 1,
-    key: Any = 0,
+    key: KeyLike = 0,
     options: TrainingOptions | None = None,
     bootstrap: bool = False,
     progress: bool = False,
 ) -> Training:
-    """Maximise the posterior of a comparison model by minibatches, from `members` prior draws, in 32 bit.
+    """Maximise the posterior of a comparison model by minibatches, from draws of the prior, in 32 bit.
 
     A step follows the gradient of log p(theta) + (m / b) sum log p(y | theta) over the b comparisons of a batch, an
     unbiased estimate of that of the log posterior of all m. Members share batches and the held-out comparisons.
@@ -69,104 +74,136 @@ def train(
     Parameters
     ----------
     model : BradleyTerry(MLPHead()) or another comparison model with a network
-    items, comparisons : its data; a sequence of sets of comparisons of one length trains a network on each, as studies
-        over seeds and qualities of annotation need
-    members : networks, trained side by side in one vectorised program (of a sequence: as many as it has sets)
+    items, comparisons : its data; a sequence of sets of comparisons of one length trains a network on each, for studies
+        over seeds or over the quality of annotation
+    members : number of networks, trained in one vectorised program (of a sequence: as many as it has sets)
     key : int seed or JAX key
     options : TrainingOptions
-    bootstrap : give each comparison a Poisson(1) weight, another for each member
+    bootstrap : weight each comparison by a Poisson(1) variable, independent for each member
     progress : show a progress bar
 
     Returns
     -------
     Training
+
+    Raises
+    ------
+    ValueError
+        A head that is not a network, too few comparisons, sets of different lengths, features that are not
+        standardised, or training that diverges.
     """
     options = options or TrainingOptions()
-    if not isinstance(model.head, MLPHead):
-        raise ValueError(
-            f"training is for networks, MLPHead, got {type(model.head).__name__}: its exact posterior is laplace(...)."
-        )
     sets = [comparisons] if isinstance(comparisons, Comparisons) else list(comparisons)
     members = members if isinstance(comparisons, Comparisons) else len(sets)
+    _check(model, items, sets, members)
+    rng = as_generator(key)
+    out = np.zeros(len(sets[0]), bool)
+    out[rng.permutation(len(out))[: max(1, round(options.held_out * len(out)))]] = True
+    held_out, kept = (_stacked([answers.take(rows) for answers in sets]) for rows in (out, ~out))
+    size = kept.first.shape[-1]
+    weights = rng.poisson(1.0, (members, size)) if bootstrap else np.ones((members, size))
+    with jax.enable_x64(False):
+        networks = _Networks(model, items, size, options.learning_rate, len(sets) > 1)
+        tests = networks.held_out(held_out)
+        start = networks.start(as_key(key), members, tests[0])
+        training = _stop_early(
+            networks, start, tests, kept=kept, weights=weights, options=options, rng=rng, progress=progress
+        )
+    if not training.converged:
+        warnings.warn(
+            f"training stopped after {options.rounds} rounds while the held-out log loss was still falling; raise "
+            "TrainingOptions(rounds=...).",
+            stacklevel=2,
+        )
+    return training._replace(held_out=out)
+
+
+def _check(model: ComparisonModel, items: Items, sets: list[Comparisons], members: int) -> None:
+    if not isinstance(model.head, MLPHead):
+        raise ValueError(
+            f"training is for networks, MLPHead, got {type(model.head).__name__}: for this head use laplace(...)."
+        )
     if members < 1 or min(map(len, sets)) < 2 or len(set(map(len, sets))) > 1:
         raise ValueError(
             "training needs a member and two comparisons (one to learn from, one held out), sets of one length; got "
             f"members={members} and sets of {sorted(set(map(len, sets)))} comparison(s)."
         )
     if len({answers.annotator_ids for answers in sets}) > 1:
-        raise ValueError("sets of comparisons trained side by side must share one list of annotators (annotator_ids).")
+        raise ValueError("sets of comparisons trained together must share one list of annotators (annotator_ids).")
     for answers in sets:
         model.check(items, answers)
     check_standardised(items)
-    rng = as_generator(key)
-    out = np.zeros(len(sets[0]), bool)
-    out[rng.permutation(len(out))[: max(1, round(options.held_out * len(out)))]] = True
-    held, kept = (_together([answers.take(rows) for answers in sets]) for rows in (out, ~out))
-    size = kept.first.shape[-1]
-    weights = rng.poisson(1.0, (members, size)) if bootstrap else np.ones((members, size))
-    with jax.enable_x64(False):
-        networks = _Networks(model, items, size, options.learning_rate, len(sets) > 1)
-        found = _until_no_better(networks, held, kept, weights, as_key(key), options, rng, progress)
-        return found._replace(held_out=out)
 
 
-def _until_no_better(
-    networks: _Networks, held: Comparisons, kept: Comparisons, weights: np.ndarray, key: Any,
-    options: TrainingOptions, rng: np.random.Generator, progress: bool,
-) -> Training:  # fmt: skip
-    size, left = kept.first.shape[-1], held.first.shape[-1]
-    tests = list(networks.minibatches(held, np.arange(left), min(EVALUATED, left), 1, np.ones((1, left))))
-    z, state = networks.start(key, len(weights), tests[0])
-    best_z = z
-    history, lowest = [networks.score(z, tests)], np.full(len(weights), np.inf)
-    best = np.zeros(len(weights), int)
+def _stop_early(
+    networks: _Networks,
+    start: tuple[JaxSites, Any],
+    tests: list[Batches],
+    *,
+    kept: Comparisons,
+    weights: np.ndarray,
+    options: TrainingOptions,
+    rng: np.random.Generator,
+    progress: bool,
+) -> Training:
+    """Rounds of training until no member has improved on the held-out comparisons for `patience` rounds."""
+    z, state = start
+    size, members = kept.first.shape[-1], len(weights)
     batch = min(options.batch, size)
     passes = -(-LEAST_STEPS // (size // batch))
+    best_z, best, lowest = z, np.zeros(members, int), np.full(members, np.inf)
+    losses = [networks.score(z, tests)]
     with tqdm(total=options.rounds, desc="training", unit="round", disable=not progress) as bar:
-        for now in range(1, options.rounds + 1):
+        for round_ in range(1, options.rounds + 1):
             rows = np.concatenate([rng.permutation(size) for _ in range(passes)])
-            for batches in networks.minibatches(kept, rows, batch, STEPS, weights):
-                z, state = networks.steps(z, state, *batches)
-            history.append(networks.score(z, tests))
-            better = history[-1] < lowest - SETTLED
-            lowest, best = np.where(better, history[-1], lowest), np.where(better, now, best)
+            for batches in networks.minibatches(kept, rows, batch, STACKED, weights):
+                z, state = networks.steps(z, state, batches)
+            losses.append(networks.score(z, tests))
+            better = losses[-1] < lowest - LEAST_GAIN
+            lowest, best = np.where(better, losses[-1], lowest), np.where(better, round_, best)
             best_z = jax.tree.map(partial(_choose, better), z, best_z)
             bar.update()
             bar.set_postfix(held_out=f"{lowest.mean():.4f}")
-            if (now - best).min() >= options.patience:
+            if (round_ - best).min() >= options.patience:
                 break
     if not np.isfinite(lowest).all():
         raise ValueError(
             "training diverged: the held-out log loss was never finite; lower TrainingOptions(learning_rate=...) or "
             "standardise the features."
         )
-    converged = bool((len(history) - 1 - best >= options.patience).all())
-    if not converged:
-        warnings.warn(
-            f"training stopped after {options.rounds} rounds while held-out answers were still predicted better; raise "
-            "TrainingOptions(rounds=...).",
-            stacklevel=4,
-        )
-    return Training(networks.sites(best_z, tests[0]), np.stack(history), best, converged, np.empty(0, bool))
+    converged = bool((len(losses) - 1 - best >= options.patience).all())
+    return Training(networks.sites(best_z, tests[0]), np.stack(losses), best, converged, np.empty(0, bool))
 
 
-def _choose(better: np.ndarray, new: Any, old: Any) -> Any:
+def _choose(better: np.ndarray, new: jax.Array, old: jax.Array) -> jax.Array:
     return jnp.where(jnp.asarray(better).reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
 
 class _Networks:
-    """The networks of a training, all members at once. Its programs are compiled once for a model and its shapes."""
+    """The networks of a training, all members at once. Its programs are compiled once for a model and its shapes.
 
-    def __init__(self, model: ComparisonModel, items: Items, size: int, learning_rate: float, own: bool) -> None:
+    Parameters
+    ----------
+    model, items : the model and all items
+    size : number of comparisons that are trained on
+    learning_rate : of Adam
+    separate : whether each member has comparisons of its own
+    """
+
+    def __init__(self, model: ComparisonModel, items: Items, size: int, learning_rate: float, separate: bool) -> None:
         self.model, self.items, self.size = model, items, size
-        self.bare = Items(np.zeros((1, items.features.shape[1]), np.float32))  # a minibatch before its features
-        self.own = own  # whether each member has comparisons of its own
-        self.learning_rate = learning_rate
+        self.learning_rate, self.separate = learning_rate, separate
+        self.template = Items(np.zeros((1, items.features.shape[1]), np.float32))  # of the items of a minibatch
+
+    def held_out(self, answers: Comparisons) -> list[Batches]:
+        """Held-out comparisons as batches to evaluate."""
+        count = answers.first.shape[-1]
+        return list(self.minibatches(answers, np.arange(count), min(EVALUATED, count), 1, np.ones((1, count))))
 
     def minibatches(
         self, answers: Comparisons, rows: np.ndarray, batch: int, most: int, weights: np.ndarray
-    ) -> Iterator[tuple[Any, Any]]:
-        """Batches of these rows, `most` stacked at once, each with its own items; what does not fill one is left."""
+    ) -> Iterator[Batches]:
+        """Batches of these rows, at most `most` stacked, each with its own items; an incomplete batch is left out."""
         count = len(rows) // batch
         calls = -(-count // most)
         for call in np.split(rows[: (count // calls) * calls * batch], calls):
@@ -179,93 +216,98 @@ class _Networks:
         ends = np.concatenate([part.first, part.second], axis=-1)
         features = self.items.features[ends.reshape(-1)].astype(np.float32).reshape(*ends.shape, -1)
         first = np.broadcast_to(np.arange(rows.shape[1]), part.first.shape)
-        return _with(self.bare, features=features), _with(part, first=first, second=first + rows.shape[1])
+        return _with(self.template, features=features), _with(part, first=first, second=first + rows.shape[1])
 
-    def start(self, key: Any, members: int, test: tuple[Any, Any]) -> tuple[Any, Any]:
+    def start(self, key: jax.Array, members: int, test: Batches) -> tuple[JaxSites, Any]:
         """Unconstrained prior draws [members, ...] of every site, and the optimiser's state."""
-        z = _start(self.model, self.own, jax.random.split(key, members), _first(test))
+        z: JaxSites = _start(self.model, self.separate, jax.random.split(key, members), _first(test))
         return z, optax.adam(self.learning_rate).init(z)
 
-    def steps(self, z: Any, state: Any, batches: Any, weights: Any) -> tuple[Any, Any]:
+    def steps(self, z: JaxSites, state: Any, batches: Batches) -> tuple[JaxSites, Any]:
         """Sites and state after a step on each of these minibatches."""
-        return _steps(self.model, self.own, z, state, batches, weights, self.size, self.learning_rate)
+        after: tuple[JaxSites, Any] = _steps(
+            z, state, batches, self.size, self.learning_rate, model=self.model, separate=self.separate
+        )
+        return after
 
-    def score(self, z: Any, tests: list[tuple[Any, Any]]) -> np.ndarray:
-        """Held-out log loss [members]."""
-        parts = [np.asarray(_score(self.model, self.own, z, _first(test))) for test in tests]
-        return -np.sum(parts, axis=0)[:, 0] / np.sum(parts, axis=0)[:, 1]
+    def score(self, z: JaxSites, tests: list[Batches]) -> Float[np.ndarray, " members"]:
+        """Held-out log loss of each member."""
+        parts = [np.asarray(_score(self.model, self.separate, z, _first(test))) for test in tests]
+        total = np.sum(parts, axis=0)
+        return np.asarray(-total[:, 0] / total[:, 1])
 
-    def sites(self, z: Any, test: tuple[Any, Any]) -> dict[str, np.ndarray]:
+    def sites(self, z: JaxSites, test: Batches) -> Draws:
         """Constrained sites [members, ...], in 64 bit."""
-        found = _sites(self.model, self.own, z, _first(test))
-        return {name: np.asarray(value, np.float64) for name, value in found.items()}
+        sites = _sites(self.model, self.separate, z, _first(test))
+        return {name: np.asarray(value, np.float64) for name, value in sites.items()}
 
 
-def _first(batches: tuple[Any, Any]) -> Any:
+def _first(batches: Batches) -> Any:
     """The data of the first of some minibatches, without their weights."""
     return jax.tree.map(lambda leaf: leaf[0], batches[0])
 
 
-def _axis(own: bool) -> int | None:
-    return 0 if own else None
+def _axis(separate: bool) -> int | None:
+    return 0 if separate else None
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _start(model: ComparisonModel, own: bool, keys: Any, data: Any) -> Any:
-    def of_one(key: Any, data: Any) -> Any:
+def _start(model: ComparisonModel, separate: bool, keys: jax.Array, data: Any) -> JaxSites:
+    def of_one(key: jax.Array, data: Any) -> JaxSites:
         z = prior_draw(model, key, *data)
-        # A learned scale starts at 1: from a draw near zero a network of rewards near zero learns nothing.
+        # A learned scale starts at 1: networks whose rewards start near zero learn nothing.
         return z | {name: jnp.zeros_like(value) for name, value in z.items() if name == "prior_sd"}
 
-    return jax.vmap(of_one, (0, _axis(own)))(keys, data)
+    return jax.vmap(of_one, (0, _axis(separate)))(keys, data)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnames=("model", "separate"))
 def _steps(
-    model: ComparisonModel, own: bool, z: Any, state: Any, batches: Any, weights: Any, size: Any, learning_rate: Any
-) -> tuple[Any, Any]:
+    z: JaxSites, state: Any, batches: Batches, size: Any, learning_rate: Any, *, model: ComparisonModel, separate: bool
+) -> tuple[JaxSites, Any]:
     optimiser = optax.adam(learning_rate)
 
-    def loss(z: Any, data: Any, weight: Any) -> Any:
+    def loss(z: JaxSites, data: Any, weight: jax.Array) -> Any:
         items, answers = data
         scaled = _with(answers, weight=answers.weight * (size / weight.shape[-1]) * weight)
         return potential_energy(model, (items, scaled), {}, z) / size
 
-    def step(carry: Any, batch: Any) -> tuple[Any, None]:
+    def step(carry: tuple[JaxSites, Any], batch: Batches) -> tuple[tuple[JaxSites, Any], None]:
         z, state = carry
-        gradient = jax.vmap(jax.grad(loss), (0, _axis(own), 0))(z, *batch)
+        gradient = jax.vmap(jax.grad(loss), (0, _axis(separate), 0))(z, *batch)
         change, state = optimiser.update(gradient, state)
         return (optax.apply_updates(z, change), state), None
 
-    return jax.lax.scan(step, (z, state), (batches, weights))[0]
+    return jax.lax.scan(step, (z, state), batches)[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _score(model: ComparisonModel, own: bool, z: Any, data: Any) -> Any:
+def _score(model: ComparisonModel, separate: bool, z: JaxSites, data: Any) -> jax.Array:
     """Log likelihood and weight [members, 2] of some comparisons."""
 
-    def of_one(z: Any, data: Any) -> Any:
-        found = trace(substitute(seed(model, 0), data=_constrained(model, z, data))).get_trace(*data)
-        observed = [s for s in found.values() if s["type"] == "sample" and s["is_observed"]]
-        total = sum(jnp.sum(log_prob(site)) for site in observed)
-        return jnp.stack([total, jnp.sum(data[1].weight)])
+    def of_one(z: JaxSites, data: Any) -> jax.Array:
+        sites = trace(substitute(seed(model, 0), data=_constrained(model, z, data))).get_trace(*data)
+        observed = [site for site in sites.values() if site["type"] == "sample" and site["is_observed"]]
+        return jnp.stack([sum(jnp.sum(log_prob(site)) for site in observed), jnp.sum(data[1].weight)])
 
-    return jax.vmap(of_one, (0, _axis(own)))(z, data)
+    return jax.vmap(of_one, (0, _axis(separate)))(z, data)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _sites(model: ComparisonModel, own: bool, z: Any, data: Any) -> Any:
-    return jax.vmap(partial(_constrained, model), (0, _axis(own)))(z, data)
+def _sites(model: ComparisonModel, separate: bool, z: JaxSites, data: Any) -> JaxSites:
+    return jax.vmap(partial(_constrained, model), (0, _axis(separate)))(z, data)
 
 
-def _constrained(model: ComparisonModel, z: Any, data: Any) -> Any:
-    return constrain_fn(model, data, {}, z, return_deterministic=True)
+def _constrained(model: ComparisonModel, z: JaxSites, data: Any) -> JaxSites:
+    sites: JaxSites = constrain_fn(model, data, {}, z, return_deterministic=True)
+    return sites
 
 
-def _together(sets: list[Comparisons]) -> Comparisons:
+def _stacked(sets: list[Comparisons]) -> Comparisons:
     """Sets of one length as one object of arrays [sets, m]; a single set keeps its arrays [m]."""
     weighted = [_with(answers, weight=answers.weights) for answers in sets]
-    return jax.tree.map(lambda *leaves: np.stack(leaves) if len(sets) > 1 else leaves[0], *weighted)
+    stacked: Comparisons = jax.tree.map(lambda *leaves: np.stack(leaves) if len(sets) > 1 else leaves[0], *weighted)
+    return stacked
 
 
 def _with(data: Data, **fields: Any) -> Data:

@@ -1,25 +1,37 @@
-"""Importance weights of validation sites: how much denser the test sites are there than the validation sites."""
+"""Importance weights of validation sites: density of the test sites over density of the validation sites."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from tercet.inference.space.neighbours import Neighbours
-from tercet.inference.space.risk import Risk, checked, weighted_risk
+from tercet.inference.space.risk import Risk, checked_inputs, weighted_risk
 from tercet.models._inputs import as_generator
 from tercet.models.space.geometry import positions
+from tercet.models.space.kernels import squared_distances
 from tercet.models.space.sites import Sites
 
 CENTRES = 20_000
-"""Sites that carry kernels, at most; more are subsampled."""
-TRIED = 500
-"""Sites on which the bandwidth is chosen; it shrinks as n^(-1 / (d + 4)) beyond."""
+"""Kernels of a density estimate at most; of more sites a random subset carries kernels."""
+BANDWIDTH_SITES = 500
+"""Sites from which the bandwidth is chosen; for n of them it is scaled by (n / 500)^(-1 / (d + 4))."""
 BANDWIDTHS = 16
 FOLDS = 5
+ROWS = 1_000
+"""Sites whose kernels are evaluated at once."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A classifier of scikit-learn with probabilities."""
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities [n, classes]."""
 
 
 def weighted_holdout_risk(
@@ -27,13 +39,13 @@ def weighted_holdout_risk(
     validation: Sites | ArrayLike,
     test: Sites | ArrayLike,
     *,
-    ratio: Any = "kernel",
-    key: Any = 0,
+    ratio: Literal["kernel", "classifier"] | Classifier | ArrayLike = "kernel",
+    key: int | jax.Array = 0,
 ) -> Risk:
     """Importance-weighted holdout: sum of w_n loss_n, w_n proportional to p_test(s_n) / p_validation(s_n).
 
-    Right where the test law has a density with respect to the validation law and the ratio is right; never where the
-    test sites are a few points, or lie between the validation sites.
+    Consistent where the distribution of the test sites has a density with respect to that of the validation sites and
+    the ratio is estimated well; not where the test sites are a few points, or fill gaps between the validation sites.
 
     Parameters
     ----------
@@ -58,69 +70,70 @@ def weighted_holdout_risk(
     >>> bool(risk.estimate > 0.7)
     True
     """
-    values, here, there = checked(losses, validation, test)
+    values, labelled, targets = checked_inputs(losses, validation, test)
     rng = as_generator(key)
     if isinstance(ratio, str) and ratio == "kernel":
-        logs, name = _kernel_log_ratio(here, there, rng), "weighted holdout (kernel)"
-    elif isinstance(ratio, (str, list, np.ndarray)) and not (isinstance(ratio, str) and ratio == "classifier"):
-        logs, name = _given(ratio, len(here)), "weighted holdout"
+        logs, name = _kernel_log_ratio(labelled, targets, rng), "weighted holdout (kernel)"
+    elif isinstance(ratio, Classifier) or (isinstance(ratio, str) and ratio == "classifier"):
+        classifier = ratio if isinstance(ratio, Classifier) else None
+        logs, name = _classifier_log_ratio(labelled, targets, classifier, rng), "weighted holdout (classifier)"
     else:
-        logs, name = _classifier_log_ratio(here, there, ratio, rng), "weighted holdout (classifier)"
-    return weighted_risk(name, values, Neighbours(here), np.exp(logs - logsumexp(logs)))
+        logs, name = _log_of_given(ratio, len(labelled)), "weighted holdout"
+    return weighted_risk(name, values, Neighbours(labelled), np.exp(logs - logsumexp(logs)))
 
 
-def _given(ratio: Any, size: int) -> np.ndarray:
+def _log_of_given(ratio: ArrayLike, size: int) -> np.ndarray:
     if isinstance(ratio, str):
         raise ValueError(f'ratio must be "kernel", "classifier", a classifier or an array, got {ratio!r}.')
     array = np.asarray(ratio, dtype=np.float64)
     if array.shape != (size,) or not np.isfinite(array).all() or array.min() < 0 or array.sum() == 0:
         raise ValueError(f"ratio needs {size} finite numbers, none negative, not all zero; got shape {array.shape}.")
     with np.errstate(divide="ignore"):
-        return np.log(array)
+        return np.asarray(np.log(array))
 
 
 def _kernel_log_ratio(validation: Sites, test: Sites, rng: np.random.Generator) -> np.ndarray:
-    here, there = positions(validation), positions(test)
-    d = 2 if validation.metric == "sphere" else here.shape[1]
-    width = _bandwidth(here, d, rng)
-    several = len(np.unique(there, axis=0)) > d  # otherwise they have no density of their own
-    top = _log_density(_some(there, CENTRES, rng), here, _bandwidth(there, d, rng) if several else width, d)
-    return top - _log_density(_some(here, CENTRES, rng), here, width, d)
+    """Log density ratio [n] at the validation sites, by kernel density estimates of both sets of sites."""
+    points, targets = positions(validation), positions(test)
+    d = 2 if validation.metric == "sphere" else points.shape[1]
+    width = _bandwidth(points, d, rng)
+    several = len(np.unique(targets, axis=0)) > d  # fewer points determine no bandwidth of their own
+    target_width = _bandwidth(targets, d, rng) if several else width
+    numerator = _log_density(_subset(targets, CENTRES, rng), points, target_width, d)
+    return np.asarray(numerator - _log_density(_subset(points, CENTRES, rng), points, width, d))
 
 
-def _some(points: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    return points if len(points) <= most else points[rng.choice(len(points), most, replace=False)]
+def _subset(points: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    return points if len(points) <= size else points[rng.choice(len(points), size, replace=False)]
 
 
 def _log_density(centres: np.ndarray, points: np.ndarray, width: float, d: int) -> np.ndarray:
-    """Log of the mean Gaussian kernel [m], up to the constant that all bandwidths share."""
+    """Log of the mean Gaussian kernel [m], up to a constant that all bandwidths share."""
     logs = np.empty(len(points))
-    for begin in range(0, len(points), 1_000):
-        rows = slice(begin, begin + 1_000)
-        logs[rows] = logsumexp(-_squares(points[rows], centres) / (2 * width**2), axis=1)
-    return logs - np.log(len(centres)) - d * np.log(width)
+    for begin in range(0, len(points), ROWS):
+        rows = slice(begin, begin + ROWS)
+        logs[rows] = logsumexp(-squared_distances(points[rows], centres) / (2 * width**2), axis=1)
+    return np.asarray(logs - np.log(len(centres)) - d * np.log(width))
 
 
 def _bandwidth(points: np.ndarray, d: int, rng: np.random.Generator) -> float:
-    """Standard deviation of the kernel at which the sites, each left out in turn, are most likely."""
-    tried = _some(points, TRIED, rng)
-    squares = _squares(tried, tried)
+    """Standard deviation of the kernel that maximises the leave-one-out likelihood of the sites."""
+    sample = _subset(points, BANDWIDTH_SITES, rng)
+    squares = squared_distances(sample, sample)
     np.fill_diagonal(squares, np.inf)
     nearest = np.sqrt(squares.min(axis=1))
-    if not (nearest > 0).any():  # one place: any bandwidth will do
+    if not (nearest > 0).any():  # all sites coincide: any bandwidth will do
         return 1.0
     low, high = np.quantile(nearest[nearest > 0], 0.05), np.sqrt(squares[np.isfinite(squares)].max())
     grid = np.geomspace(low, high, BANDWIDTHS)
-    scores = [logsumexp(-squares / (2 * width**2), axis=1).sum() - len(tried) * d * np.log(width) for width in grid]
-    return float(grid[int(np.argmax(scores))] * (len(tried) / min(len(points), CENTRES)) ** (1 / (d + 4)))
+    scores = [logsumexp(-squares / (2 * width**2), axis=1).sum() - len(sample) * d * np.log(width) for width in grid]
+    return float(grid[int(np.argmax(scores))] * (len(sample) / min(len(points), CENTRES)) ** (1 / (d + 4)))
 
 
-def _squares(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    gap = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1) - 2 * first @ second.T
-    return np.maximum(gap, 0.0)
-
-
-def _classifier_log_ratio(validation: Sites, test: Sites, classifier: Any, rng: np.random.Generator) -> np.ndarray:
+def _classifier_log_ratio(
+    validation: Sites, test: Sites, classifier: Classifier | None, rng: np.random.Generator
+) -> np.ndarray:
+    """Log odds [n] that a validation site is a test site, cross-fitted."""
     try:
         from sklearn.base import clone
         from sklearn.ensemble import HistGradientBoostingClassifier
@@ -130,13 +143,13 @@ def _classifier_log_ratio(validation: Sites, test: Sites, classifier: Any, rng: 
     points = np.concatenate([positions(validation), positions(test)])
     leaf, seed = max(20, len(points) // 40), int(rng.integers(2**31))
     boosted = HistGradientBoostingClassifier(max_iter=40, min_samples_leaf=leaf, random_state=seed)
-    model = boosted if isinstance(classifier, str) else clone(classifier)
+    model = boosted if classifier is None else clone(classifier)
     label = np.repeat([0, 1], [len(validation), len(test)])
     folds = min(FOLDS, len(validation), len(test))
     if folds < 2:
         raise ValueError(f"a classifier cannot learn {len(test)} test site(s); use ratio='kernel' or snn_risk.")
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
     chance = cross_val_predict(model, points, label, cv=split, method="predict_proba")[: len(validation), 1]
-    least = 1 / len(points)  # nobody knows a chance better than to one in all sites
+    least = 1 / len(points)  # no estimate from so many sites is nearer to 0 or 1
     chance = np.clip(chance, least, 1 - least)
-    return np.log(chance) - np.log1p(-chance)
+    return np.asarray(np.log(chance) - np.log1p(-chance))

@@ -1,16 +1,16 @@
-"""Several models on the same validation sites: their risks at the test sites, and how sure their order is."""
+"""Risks of several models with losses at the same validation sites, and the certainty of their order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from tercet.inference.space.neighbours import Neighbours
-from tercet.inference.space.risk import Risk, checked
+from tercet.inference.space.risk import Risk, checked_inputs
 from tercet.inference.space.risk_intervals import local_variance
 from tercet.models.space.sites import Sites
 
@@ -22,7 +22,7 @@ def compare_risks(
     losses: Mapping[str, ArrayLike],
     validation: Sites | ArrayLike,
     test: Sites | ArrayLike,
-    estimator: Callable[..., Risk],
+    estimator: Callable[[np.ndarray, Sites, Sites], Risk],
     level: float = 0.9,
 ) -> pd.DataFrame:
     """Rank models by their risk at the test sites, in the manner of `arviz.compare`.
@@ -41,10 +41,10 @@ def compare_risks(
 
     Returns
     -------
-    DataFrame, one row a model, best first
+    DataFrame, one row per model, best first
         rank, risk, se, low, high (interval of the estimator), difference (to the best), dse (its standard error),
-        order_right: Phi(difference / dse), the probability that the best is better; without bias, so where the
-        estimator knows a Lipschitz constant also `order_surely_right`, Phi((difference - bias) / dse), at the worst
+        order_right: Phi(difference / dse), the probability that the best model is better, ignoring bias; where the
+        estimator has a Lipschitz constant also `order_surely_right`, Phi((difference - bias) / dse), at the largest
         bias of the difference, twice L x mean neighbour distance.
 
     Examples
@@ -66,11 +66,11 @@ def compare_risks(
     values: dict[str, np.ndarray] = {}
     risks: dict[str, Risk] = {}
     for name, given in losses.items():
-        values[name], here, there = checked(given, validation, test)
-        risks[name] = estimator(values[name], here, there)
+        values[name], labelled, targets = checked_inputs(given, validation, test)
+        risks[name] = estimator(values[name], labelled, targets)
     order = sorted(risks, key=lambda name: risks[name].estimate)
-    best, weights, tree = order[0], risks[order[0]].weights, Neighbours(here)
-    rows: list[dict[str, Any]] = []
+    best, weights, tree = order[0], risks[order[0]].weights, Neighbours(labelled)
+    rows: list[dict[str, float]] = []
     for rank, name in enumerate(order):
         risk = risks[name]
         if not np.array_equal(risk.weights, weights):
@@ -78,18 +78,20 @@ def compare_risks(
                 "the weights of the estimator depend on the losses; give its options (loss_bound, lipschitz)."
             )
         low, high = risk.interval(level)
-        apart = values[name] - values[best]
-        gap = float(weights @ apart)
-        dse = float(np.sqrt(np.square(weights) @ local_variance(apart, tree)))
+        paired = values[name] - values[best]
+        difference = float(weights @ paired)
+        dse = float(np.sqrt(np.square(weights) @ local_variance(paired, tree)))
         row = {"rank": rank, "risk": risk.estimate, "se": risk.standard_error, "low": low, "high": high}
-        row |= {"difference": gap, "dse": dse, "order_right": _sure(gap, dse, 0.0) if rank else np.nan}
+        row |= {"difference": difference, "dse": dse}
+        row["order_right"] = _probability_above(0.0, difference, dse) if rank else np.nan
         if risk.bias is not None:
-            row["order_surely_right"] = _sure(gap, dse, 2 * risk.bias) if rank else np.nan
+            row["order_surely_right"] = _probability_above(2 * risk.bias, difference, dse) if rank else np.nan
         rows.append(row)
     return pd.DataFrame(rows, index=pd.Index(order, name="model"))
 
 
-def _sure(gap: float, sd: float, bias: float) -> float:
+def _probability_above(threshold: float, mean: float, sd: float) -> float:
+    """Probability that a normal variable exceeds the threshold; one half where it is certain to equal it."""
     if sd == 0:
-        return float(gap > bias) if gap != bias else 0.5
-    return float(norm.cdf((gap - bias) / sd))
+        return float(mean > threshold) if mean != threshold else 0.5
+    return float(norm.cdf((mean - threshold) / sd))

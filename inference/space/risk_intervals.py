@@ -1,4 +1,4 @@
-"""Uncertainty of a weighted mean of losses: local variances, intervals that know of bias, the block bootstrap."""
+"""Uncertainty of a weighted mean of losses: local variances, and intervals that allow for a bounded bias."""
 
 from __future__ import annotations
 
@@ -8,25 +8,22 @@ from scipy.stats import norm
 
 from tercet.inference.space.neighbours import Neighbours
 
-NEAR = 16
-"""Validation sites whose differences to their nearest neighbours are averaged into one local variance."""
 
-
-def local_variance(losses: np.ndarray, tree: Neighbours) -> np.ndarray:
-    """Variance [n] of the losses around their expectation: half the squared difference of neighbours, averaged near by.
+def local_variance(losses: np.ndarray, tree: Neighbours, neighbours: int = 16) -> np.ndarray:
+    """Variance [n] of the losses around their expectation: half the squared difference of neighbours, averaged locally.
 
     sigma_n^2 = mean over the 16 sites nearest to n of (loss - loss of its nearest neighbour)^2 / 2. Unbiased where
-    expectation and variance are the same for neighbours, too large where they are not.
+    neighbours have equal expectation and variance, too large where they do not.
     """
-    half = np.square(losses - losses[tree.spacing[1]]) / 2
+    half = np.square(losses - losses[tree.nearest_other[1]]) / 2
     variance = np.empty(len(losses))
-    for rows, _, index in tree.blocks(tree.sites, min(NEAR, len(losses))):
+    for rows, _, index in tree.blocks(tree.sites, min(neighbours, len(losses))):
         variance[rows] = half[index].mean(axis=1)
     return variance
 
 
 def bias_aware_half_length(bias: float, sd: float, level: float) -> float:
-    """Half-length h of the shortest interval that covers where the bias is at most b: P(|N(b, s^2)| <= h) = level.
+    """Half-length h of the shortest centred interval that covers for any bias up to b: P(|N(b, s^2)| <= h) = level.
 
     Examples
     --------
@@ -39,7 +36,7 @@ def bias_aware_half_length(bias: float, sd: float, level: float) -> float:
     if sd == 0:
         return float(bias)
 
-    def short(extra: float) -> float:
+    def excess(extra: float) -> float:
         return float(norm.cdf(extra) - norm.cdf(-(2 * bias / sd + extra)) - level)
 
-    return float(bias + sd * brentq(short, -bias / sd, norm.ppf((1 + level) / 2) + 1e-9))
+    return float(bias + sd * brentq(excess, -bias / sd, norm.ppf((1 + level) / 2) + 1e-9))

@@ -1,37 +1,39 @@
-"""Baselines of trajectory inference that every evaluation shows, and the table that shows them."""
+"""Trivial baselines of trajectory inference, and a table of scores beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from tercet.inference.trajectories.distances import mmd_squared, transport_plan, wasserstein
-from tercet.models._inputs import as_floats, as_generator
+from tercet.models._inputs import KeyLike, as_floats, as_generator
 from tercet.models.trajectories.snapshots import Snapshots
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from numpy.typing import ArrayLike
 
-Clouds = Snapshots | Mapping[Any, Any]
-"""Particles at some times: snapshots, or a dict of time to array [n, d]."""
+    Clouds = Snapshots | Mapping[float, ArrayLike]
+    """Particles at some times: snapshots, or a dict of time to array [n, d]."""
+
 PERSISTENCE, MIDPOINT, FLOOR = "persistence", "transport midpoint", "noise floor"
 
 
 def persistence(snapshots: Snapshots, time: float) -> np.ndarray:
-    """Predict that nothing moved: the particles [n, d] of the last snapshot before `time`.
+    """Prediction without motion: the particles [n, d] of the last snapshot before `time`.
 
-    A snapshot at `time` itself is passed over, so that held-out and training times are answered alike.
+    A snapshot at `time` itself is not used, so that held-out and training times are treated alike.
 
     Parameters
     ----------
-    snapshots : Snapshots, those a method may see
+    snapshots : Snapshots, the training data
     time : the time to predict
 
     Examples
     --------
-    >>> from tercet.inference import persistence
+    >>> from tercet.inference.trajectories import persistence
     >>> from tercet.models import Snapshots
     >>> persistence(Snapshots([[[0.0]], [[1.0]], [[4.0]]], [0, 1, 2]), 1.5).tolist()
     [[1.0]]
@@ -39,21 +41,22 @@ def persistence(snapshots: Snapshots, time: float) -> np.ndarray:
     before = np.flatnonzero(snapshots.times < time)
     if not before.size:
         raise ValueError(f"no snapshot before t = {time:g}: the first is at {snapshots.times[0]:g}.")
-    return snapshots.particles[before[-1]]
+    last: np.ndarray = snapshots.particles[before[-1]]
+    return last
 
 
 def transport_midpoint(snapshots: Snapshots, time: float) -> np.ndarray:
-    """Predict straight lines between neighbours in time: McCann's displacement interpolation.
+    """Prediction by straight lines between neighbouring snapshots: McCann's displacement interpolation.
 
     With the optimal plan of the last snapshot before `time` and the first after it, particle x goes to
-    (1 - s) x + s y, s the share of the interval that is past. At n and m particles the answer has max(n, m): one for
-    each pair of the plan where n = m (or one divides the other), otherwise pairs drawn systematically by weight.
+    (1 - s) x + s y, s the elapsed share of the interval. From n and m particles there are max(n, m): one for each pair
+    of the plan where n = m (or one divides the other), otherwise pairs by systematic sampling of the weights.
 
-    A snapshot at `time` itself is passed over. Only observed coordinates enter the plan.
+    A snapshot at `time` itself is not used. Only observed coordinates enter the plan.
 
     Parameters
     ----------
-    snapshots : Snapshots, those a method may see
+    snapshots : Snapshots, the training data
     time : the time to predict, between the first and the last of them
 
     References
@@ -62,7 +65,7 @@ def transport_midpoint(snapshots: Snapshots, time: float) -> np.ndarray:
 
     Examples
     --------
-    >>> from tercet.inference import transport_midpoint
+    >>> from tercet.inference.trajectories import transport_midpoint
     >>> from tercet.models import Snapshots
     >>> transport_midpoint(Snapshots([[[0.0], [10.0]], [[14.0], [2.0]]], [0, 1]), 0.25).tolist()
     [[0.5], [11.0]]
@@ -77,33 +80,34 @@ def transport_midpoint(snapshots: Snapshots, time: float) -> np.ndarray:
     count = max(len(x), len(y))
     pairs = np.searchsorted(np.cumsum(plan.weight), (np.arange(count) + 0.5) / count)
     share = (time - begin) / (end - begin)
-    return (1.0 - share) * x[plan.first[pairs]] + share * y[plan.second[pairs]]
+    midpoint: np.ndarray = (1.0 - share) * x[plan.first[pairs]] + share * y[plan.second[pairs]]
+    return midpoint
 
 
 def noise_floor(
-    sampler: Callable[[int], Any],
+    sampler: Callable[[int], Clouds],
     repeats: int = 10,
-    distance: Callable[[Any, Any], float] = wasserstein,
-    key: Any = 0,
+    distance: Callable[[np.ndarray, np.ndarray], float] = wasserstein,
+    key: KeyLike = 0,
 ) -> np.ndarray:
-    """Distance of two independent samples of the truth: no method can be expected to do better.
+    """Distance of two independent samples of the truth, which no method can be expected to beat.
 
     Parameters
     ----------
     sampler : callable (key) -> Snapshots or dict of time to array [n, d], a fresh sample of the truth
-    repeats : how many pairs of samples
-    distance : callable of two clouds
+    repeats : number of pairs of samples
+    distance : callable of two arrays [n, d]
     key : int seed or JAX key
 
     Returns
     -------
     array [repeats, times]
-        Its mean over all is the floor, the sd of its row means how far a mean over the times strays from it.
+        The overall mean is the floor; the sd of the row means is that of a mean over the times.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from tercet.inference import noise_floor
+    >>> from tercet.inference.trajectories import noise_floor
     >>> noise_floor(lambda key: {1.0: np.random.default_rng(key).normal(size=(50, 2))}, repeats=3).shape
     (3, 1)
     """
@@ -127,7 +131,7 @@ def trajectory_table(
     """Score predicted clouds against the truth at each of its times, beside the baselines.
 
     Rows "persistence" and "transport midpoint" come from `train`, "noise floor" from `floor`. A baseline has no row
-    where it has no prediction: both at the first time of `train`, the midpoint at its last and in forecasts.
+    where it gives no prediction: both at the first time of `train`, the midpoint at its last and in forecasts.
     Coordinates that the truth (or `train`) does not observe are left out of both distances.
 
     Parameters
@@ -135,15 +139,15 @@ def trajectory_table(
     truth : Snapshots, or dict of time to array [n, d]
     predictions : dict of name of the method to the same form, covering every time of the truth
         Arrays are [m, d], or hold the observed coordinates only.
-    train : Snapshots that the methods saw; those at a time of the truth are passed over
+    train : Snapshots that the methods were fitted to; those at a time of the truth are not used
     floor : a second independent sample of the truth
-    bandwidth : of the kernel of the mean discrepancy, in the units of the particles
+    bandwidth : of the kernel of the maximum mean discrepancy, in the units of the particles
 
     Returns
     -------
     DataFrame
         One row a method and time: `method`, `time`, `wasserstein` (exact 2-Wasserstein, in the units of the
-        particles), `mmd2` (squared mean discrepancy, V-statistic).
+        particles), `mmd2` (squared maximum mean discrepancy, V-statistic).
 
     Examples
     --------
@@ -155,26 +159,26 @@ def trajectory_table(
     >>> table.set_index("method")["wasserstein"].round(3).to_dict()
     {'mine': 0.0, 'persistence': 1.414, 'transport midpoint': 0.707}
     """
-    import pandas as pd
-
-    real = _by_time(truth)
+    targets = _by_time(truth)
     reserved = {PERSISTENCE, MIDPOINT, FLOOR} & set(predictions)
     if reserved:
         raise ValueError(f"the name {reserved.pop()!r} is a baseline's; call the method something else.")
     methods = dict(predictions)
     if train is not None:
-        methods[PERSISTENCE] = {t: persistence(train, t) for t in real if t > train.times[0]}
-        inner = [t for t in real if train.times[0] < t < train.times[-1]]
+        methods[PERSISTENCE] = {t: persistence(train, t) for t in targets if t > train.times[0]}
+        inner = [t for t in targets if train.times[0] < t < train.times[-1]]
         methods[MIDPOINT] = {t: transport_midpoint(train, t) for t in inner}
     if floor is not None:
         methods[FLOOR] = floor
     observed = next((list(s.observed) for s in (truth, train) if isinstance(s, Snapshots)), None)
     rows = []
     for name, clouds in methods.items():
-        mine = _by_time(clouds)
-        for time in mine if name in (PERSISTENCE, MIDPOINT) else real:
-            seen, told = _seen("truth", real[time], observed), _seen(name, _at(name, mine, time), observed)
-            rows.append((name, time, wasserstein(seen, told), mmd_squared(seen, told, bandwidth)))
+        predicted = _by_time(clouds)
+        for time in predicted if name in (PERSISTENCE, MIDPOINT) else targets:
+            target = _observed("truth", targets[time], observed)
+            prediction = _observed(name, _at(name, predicted, time), observed)
+            distances = wasserstein(target, prediction), mmd_squared(target, prediction, bandwidth)
+            rows.append((name, time, *distances))
     return pd.DataFrame(rows, columns=["method", "time", "wasserstein", "mmd2"])
 
 
@@ -185,14 +189,14 @@ def _by_time(clouds: Clouds) -> dict[float, np.ndarray]:
 
 
 def _at(name: str, clouds: dict[float, np.ndarray], time: float) -> np.ndarray:
-    """Look a time up as it was meant: 0.1 + 0.2 is 0.3."""
+    """Look a time up, up to rounding: 0.1 + 0.2 is 0.3."""
     for known, cloud in clouds.items():
         if np.isclose(known, time, rtol=1e-9, atol=1e-12):
             return cloud
     raise ValueError(f"{name} has no particles at t = {time:g}; it has {sorted(clouds)}.")
 
 
-def _seen(name: str, cloud: np.ndarray, observed: list[bool] | None) -> np.ndarray:
+def _observed(name: str, cloud: np.ndarray, observed: list[bool] | None) -> np.ndarray:
     if observed is None or cloud.shape[1] == sum(observed):
         return cloud
     if cloud.shape[1] != len(observed):

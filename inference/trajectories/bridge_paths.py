@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from tercet.inference.trajectories.conditioning import between
+from tercet.inference.trajectories.conditioning import paths_between
 from tercet.inference.trajectories.couplings import Bridge
-from tercet.models._inputs import as_floats, as_generator
+from tercet.models._inputs import KeyLike, as_floats, as_generator
 from tercet.models.trajectories.snapshots import Snapshots
 
 
 class Bands(NamedTuple):
-    """Mean [K, d] and quantiles [L, K, d] of the coordinates at times [K], at levels [L]."""
+    """Mean and quantiles of the coordinates over time.
+
+    Attributes
+    ----------
+    times, levels : arrays [T] and [L]
+    mean : array [T, d]
+    quantiles : array [L, T, d]
+    """
 
     times: np.ndarray
     levels: np.ndarray
@@ -29,11 +36,11 @@ class Bands(NamedTuple):
 class MultimarginalBridge:
     """Bridges through all snapshots; made by `multimarginal_bridge`.
 
-    Parameters
+    Attributes
     ----------
     snapshots : Snapshots
     bridges : one `Bridge` between each two neighbours
-    substeps : Runge-Kutta steps of the linear-noise moments an interval
+    substeps : Runge-Kutta steps of the linear-noise moments per interval
     """
 
     snapshots: Snapshots
@@ -50,10 +57,11 @@ class MultimarginalBridge:
         """Sum of the bridges' objectives, in nats."""
         return float(sum(bridge.objective for bridge in self.bridges))
 
-    def chains(self, n: int, key: Any = 0, from_snapshot: int = 0) -> Int[np.ndarray, "n K"]:
+    def chains(self, n: int, key: KeyLike = 0, from_snapshot: int = 0) -> Int[np.ndarray, "n K"]:
         """Index of the particle that each of n paths passes through at every snapshot.
 
-        Particles of `from_snapshot` are drawn by their weights, stratified; the others follow forward and backward.
+        Particles of `from_snapshot` are drawn by their weights, stratified; the others from the couplings, forward and
+        backward.
         """
         last = len(self.bridges)
         if n < 1:
@@ -61,19 +69,19 @@ class MultimarginalBridge:
         if not 0 <= from_snapshot <= last:
             raise ValueError(f"from_snapshot must be from 0 to {last}, got {from_snapshot}.")
         rng = as_generator(key)
-        found = np.zeros((n, last + 1), dtype=np.int64)
-        at = from_snapshot
-        weights = self.bridges[at].source_weights if at < last else self.bridges[at - 1].target_weights
+        chains = np.zeros((n, last + 1), dtype=np.int64)
+        first = from_snapshot
+        weights = self.bridges[first].source_weights if first < last else self.bridges[first - 1].target_weights
         level = (rng.permutation(n) + rng.random(n)) / n
-        found[:, at] = np.minimum(np.searchsorted(np.cumsum(weights), level, side="right"), len(weights) - 1)
-        for k in range(at, last):
-            found[:, k + 1] = self.bridges[k].targets(found[:, k], int(rng.integers(2**31)))
-        for k in range(at, 0, -1):
-            found[:, k - 1] = self.bridges[k - 1].sources(found[:, k], int(rng.integers(2**31)))
-        return found
+        chains[:, first] = np.minimum(np.searchsorted(np.cumsum(weights), level, side="right"), len(weights) - 1)
+        for k in range(first, last):
+            chains[:, k + 1] = self.bridges[k].targets(chains[:, k], int(rng.integers(2**31)))
+        for k in range(first, 0, -1):
+            chains[:, k - 1] = self.bridges[k - 1].sources(chains[:, k], int(rng.integers(2**31)))
+        return chains
 
     def paths(
-        self, times: ArrayLike, n: int = 200, key: Any = 0, *, from_snapshot: int = 0, relinearise: int = 0
+        self, times: ArrayLike, n: int = 200, key: KeyLike = 0, *, from_snapshot: int = 0, relinearise: int = 0
     ) -> Float[np.ndarray, "n T d"]:
         """Draw n whole paths at these times (increasing, from the first snapshot's time to the last's).
 
@@ -101,35 +109,40 @@ class MultimarginalBridge:
         clock = self._clock(times)
         rng = as_generator(key)
         chains = self.chains(n, int(rng.integers(2**31)), from_snapshot)
-        found = np.empty((n, len(clock), self.snapshots.dim))
-        owner = self._owner(clock)
-        used = np.unique(owner)
-        ends = np.array([[self.bridges[k].start, self.bridges[k].stop] for k in used])
-        source = np.stack([self.bridges[k].source[chains[:, k]] for k in used])
-        target = np.stack([self.bridges[k].target[chains[:, k + 1]] for k in used])
-        asked = [clock[owner == k] for k in used]
+        interval = self._interval(clock)
+        used = np.unique(interval)
         first = self.bridges[0]
-        drawn = between(
-            first.sde, first.theta, source, target, ends, asked, relinearise, self.substeps, int(rng.integers(2**31))
+        pieces = paths_between(
+            first.sde,
+            first.theta,
+            source=np.stack([self.bridges[k].source[chains[:, k]] for k in used]),
+            target=np.stack([self.bridges[k].target[chains[:, k + 1]] for k in used]),
+            ends=np.array([[self.bridges[k].start, self.bridges[k].stop] for k in used]),
+            times=[clock[interval == k] for k in used],
+            relinearise=relinearise,
+            substeps=self.substeps,
+            key=int(rng.integers(2**31)),
         )
-        for k, path in zip(used, drawn, strict=True):
-            found[:, owner == k] = path
-        return found
+        return np.concatenate(pieces, axis=1)
 
-    def marginal(self, time: float, n: int = 200, key: Any = 0, *, relinearise: int = 0) -> Float[np.ndarray, "n d"]:
+    def marginal(
+        self, time: float, n: int = 200, key: KeyLike = 0, *, relinearise: int = 0
+    ) -> Float[np.ndarray, "n d"]:
         """Particles [n, d] of the bridge at one time."""
         clock = self._clock([time])
-        return self.paths(clock, n, key, from_snapshot=int(self._owner(clock)[0]), relinearise=relinearise)[:, 0]
+        first = int(self._interval(clock)[0])
+        return self.paths(clock, n, key, from_snapshot=first, relinearise=relinearise)[:, 0]
 
     def bands(
-        self, times: ArrayLike, levels: Sequence[float] = (0.05, 0.5, 0.95), n: int = 1000, key: Any = 0
+        self, times: ArrayLike, levels: Sequence[float] = (0.05, 0.5, 0.95), n: int = 1000, key: KeyLike = 0
     ) -> Bands:
         """Mean and quantiles of each coordinate over time, from n paths."""
-        at = as_floats("levels", levels, 1).astype(np.float64)
-        if (at < 0).any() or (at > 1).any():
-            raise ValueError(f"levels must be within [0, 1], got {at.tolist()}.")
+        probabilities = as_floats("levels", levels, 1).astype(np.float64)
+        if (probabilities < 0).any() or (probabilities > 1).any():
+            raise ValueError(f"levels must be within [0, 1], got {probabilities.tolist()}.")
         paths = self.paths(times, n, key)
-        return Bands(self._clock(times), at, paths.mean(axis=0), np.quantile(paths, at, axis=0))
+        quantiles = np.quantile(paths, probabilities, axis=0)
+        return Bands(self._clock(times), probabilities, paths.mean(axis=0), quantiles)
 
     def _clock(self, times: ArrayLike) -> np.ndarray:
         clock = as_floats("times", times, 1).astype(np.float64)
@@ -143,7 +156,7 @@ class MultimarginalBridge:
             )
         return clock
 
-    def _owner(self, clock: np.ndarray) -> np.ndarray:
-        """Interval of each time."""
+    def _interval(self, clock: np.ndarray) -> np.ndarray:
+        """Index of the interval that each time lies in."""
         last = len(self.bridges) - 1
         return np.clip(np.searchsorted(self.snapshots.times, clock, side="right") - 1, 0, last)

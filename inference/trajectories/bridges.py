@@ -9,22 +9,23 @@ ott's PointCloud and of POT (`brownian_epsilon`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.inference.trajectories.bridge_paths import MultimarginalBridge
-from tercet.inference.trajectories.bridge_problem import BridgeProblem, parameters
+from tercet.inference.trajectories.bridge_problem import BridgeProblem, Parameters, bridge_problem, checked_parameters
 from tercet.inference.trajectories.couplings import Bridge
-from tercet.inference.trajectories.sinkhorn import Solution
-from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
+from tercet.inference.trajectories.sinkhorn import SinkhornSolution
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Values
 from tercet.models.trajectories.snapshots import Snapshots
 
 
 def brownian_epsilon(volatility: float, duration: float) -> float:
-    """Epsilon 2 sigma^2 dt with which plain entropic transport, cost |x - y|^2, is the bridge of a Brownian reference.
+    """Epsilon 2 sigma^2 dt, with which entropic transport with cost |x - y|^2 is the bridge of a Brownian reference.
 
     For ott's `PointCloud` (its default cost) and POT's `ot.dist`; with the cost |x - y|^2 / 2 it is half of this.
 
@@ -50,12 +51,12 @@ def brownian_epsilon(volatility: float, duration: float) -> float:
 
 def sinkhorn_bridge(
     sde: ReferenceSDE,
-    theta: Mapping[str, Any],
+    theta: Values,
     source: ArrayLike,
     target: ArrayLike,
+    *,
     start: float,
     stop: float,
-    *,
     weights: tuple[ArrayLike | None, ArrayLike | None] | None = None,
     tolerance: float = 1e-3,
     max_iterations: int = 2000,
@@ -71,7 +72,7 @@ def sinkhorn_bridge(
     start, stop : their times
     weights : weights of source and target particles, default equal
     tolerance : L1 error of the marginal at which Sinkhorn stops
-    max_iterations : of Sinkhorn, at each level of annealing
+    max_iterations : of Sinkhorn, annealing included
     substeps : Runge-Kutta steps of the linear-noise moments
     tile : rows of the cost held at once; by default all up to 30 million pairs, 16 beyond
 
@@ -95,17 +96,15 @@ def sinkhorn_bridge(
     >>> from tercet.inference import sinkhorn_bridge
     >>> from tercet.models import ReferenceSDE, brownian, constant_volatility
     >>> sde = ReferenceSDE(brownian(1), constant_volatility(1.0))
-    >>> bridge = sinkhorn_bridge(sde, {}, [[0.0], [1.0]], [[0.0], [1.0], [2.0]], 0.0, 1.0)
+    >>> bridge = sinkhorn_bridge(sde, {}, [[0.0], [1.0]], [[0.0], [1.0], [2.0]], start=0.0, stop=1.0)
     >>> bridge.coupling.shape, bridge.converged, bridge.coupling.sum(axis=1).round(6).tolist()
     ((2, 3), True, [0.5, 0.5])
     """
-    clouds = Snapshots([source, target], [start, stop])
-    given = None if weights is None else list(weights)
     return multimarginal_bridge(
         sde,
         theta,
-        clouds,
-        weights=given,
+        Snapshots([source, target], [start, stop]),
+        weights=weights,
         tolerance=tolerance,
         max_iterations=max_iterations,
         substeps=substeps,
@@ -115,7 +114,7 @@ def sinkhorn_bridge(
 
 def multimarginal_bridge(
     sde: ReferenceSDE,
-    theta: Mapping[str, Any],
+    theta: Values,
     snapshots: Snapshots,
     *,
     weights: Sequence[ArrayLike | None] | None = None,
@@ -149,47 +148,58 @@ def multimarginal_bridge(
     >>> whole.paths([0.0, 0.5, 1.0, 2.0], n=7).shape, whole.converged
     ((7, 4, 1), True)
     """
-    problem = BridgeProblem(sde, snapshots, weights, tolerance, max_iterations, substeps, tile)
-    values = parameters(sde, theta)
+    problem = bridge_problem(
+        sde,
+        snapshots,
+        weights=weights,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        substeps=substeps,
+        tile=tile,
+    )
+    values = checked_parameters(sde, theta)
     solution = problem.solve(values)
-    bridges = bridges_of(problem, values, solution)
-    found = MultimarginalBridge(snapshots, bridges, substeps)
-    if not found.converged:
-        warnings.warn(problem.complaint(solution), stacklevel=2)
-    return found
+    bridge = bridge_of(problem, values, solution)
+    if not bridge.converged:
+        warnings.warn(problem.failure(solution), stacklevel=2)
+    return bridge
 
 
-def bridges_of(problem: BridgeProblem, theta: Theta, solution: Solution) -> tuple[Bridge, ...]:
-    """One `Bridge` an interval."""
-    found, clouds, times = [], problem.snapshots.particles, problem.snapshots.times
-    own = {site: np.asarray(value) for site, value in theta.items()}
-    for k in range(len(clouds) - 1):
-        n, m = len(clouds[k]), len(clouds[k + 1])
-        factors = solution.factors[0][k, :n], solution.factors[1][k, :m]
-        found.append(
-            Bridge(
-                problem.sde,
-                own,
-                clouds[k].astype(np.float64),
-                clouds[k + 1].astype(np.float64),
-                float(times[k]),
-                float(times[k + 1]),
-                problem.weights[k],
-                problem.weights[k + 1],
-                solution.f[k, :n],
-                solution.g[k, :m],
-                float(solution.objective[k]),
-                float(solution.error[k]),
-                int(solution.iterations[k]),
-                bool(solution.error[k] < problem.tolerance),
-                factors,
-            )
+def bridge_of(problem: BridgeProblem, theta: Parameters, solution: SinkhornSolution) -> MultimarginalBridge:
+    """The bridges of a solution, without what filled up the snapshots."""
+    clouds, times = problem.snapshots.particles, problem.snapshots.times
+    bridges = []
+    for k, (source, target) in enumerate(pairwise(clouds)):
+        n, m = len(source), len(target)
+        bridge = Bridge(
+            problem.sde,
+            dict(theta),
+            source.astype(np.float64),
+            target.astype(np.float64),
+            float(times[k]),
+            float(times[k + 1]),
+            problem.weights[k],
+            problem.weights[k + 1],
+            solution.f[k, :n],
+            solution.g[k, :m],
+            float(solution.objective[k]),
+            float(solution.error[k]),
+            int(solution.iterations[k]),
+            bool(solution.error[k] < problem.tolerance),
+            (solution.factors[0][k, :n], solution.factors[1][k, :m]),
         )
-    return tuple(found)
+        bridges.append(bridge)
+    return MultimarginalBridge(problem.snapshots, tuple(bridges), problem.substeps)
 
 
 class BridgeObjective(NamedTuple):
-    """Value of the bridge objective and its gradient, one array a parameter."""
+    """The bridge objective and its gradient.
+
+    Attributes
+    ----------
+    value : V(theta) in nats
+    gradient : dict of site name to array, dV / dtheta
+    """
 
     value: float
     gradient: dict[str, np.ndarray]
@@ -197,7 +207,7 @@ class BridgeObjective(NamedTuple):
 
 def bridge_objective(
     sde: ReferenceSDE,
-    theta: Mapping[str, Any],
+    theta: Values,
     snapshots: Snapshots,
     *,
     weights: Sequence[ArrayLike | None] | None = None,
@@ -209,7 +219,7 @@ def bridge_objective(
     """V(theta) = sum_k min_P KL(P | a b' p_theta) over consecutive snapshots, and its gradient in theta.
 
     By the envelope theorem dV / dtheta = -sum_ij P_ij d log p_theta(y_j | x_i) / dtheta, which holds at the optimal P
-    only: away from it the gradient belongs to no function, so an unconverged Sinkhorn is refused.
+    only: away from it this is not the gradient of V, so an unconverged Sinkhorn is an error.
 
     Arguments as in `multimarginal_bridge`; the tolerance is tighter, since the gradient's error is proportional to it.
 
@@ -227,7 +237,7 @@ def bridge_objective(
     Examples
     --------
     >>> import numpy as np
-    >>> from tercet.inference import bridge_objective
+    >>> from tercet.inference.trajectories import bridge_objective
     >>> from tercet.models import ReferenceSDE, Snapshots, constant_volatility, ornstein_uhlenbeck
     >>> rng = np.random.default_rng(0)
     >>> cells = Snapshots([rng.normal(k, 1.0, (40, 1)) for k in range(3)], times=[0.0, 1.0, 2.0])
@@ -236,10 +246,18 @@ def bridge_objective(
     >>> sorted(found.gradient), found.gradient["rate"].shape
     (['level', 'rate', 'volatility'], (1,))
     """
-    problem = BridgeProblem(sde, snapshots, weights, tolerance, max_iterations, substeps, tile)
-    values = parameters(sde, theta)
+    problem = bridge_problem(
+        sde,
+        snapshots,
+        weights=weights,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        substeps=substeps,
+        tile=tile,
+    )
+    values = checked_parameters(sde, theta)
     solution = problem.solve(values)
     if not problem.converged(solution):
-        raise RuntimeError(problem.complaint(solution))
+        raise RuntimeError(problem.failure(solution))
     _, gradient = problem.expected_cost(values, solution, np.ones(len(snapshots) - 1))
-    return BridgeObjective(float(solution.objective.sum()), {k: np.asarray(v) for k, v in gradient.items()})
+    return BridgeObjective(float(solution.objective.sum()), gradient)

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from tercet.inference.trajectories.bridge_problem import MOST
-from tercet.models._inputs import as_generator
-from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
+from tercet.inference.trajectories.bridge_problem import MOST_ENTRIES, Parameters
+from tercet.models._inputs import KeyLike, as_generator
+from tercet.models.trajectories.reference_sdes import ReferenceSDE
 
 
 @dataclass(frozen=True)
 class Bridge:
     """Coupling of two snapshots, P_ij = a_i b_j exp(f_i + g_j) p_theta(y_j | x_i).
 
-    Parameters
+    Attributes
     ----------
+    sde, theta : the reference and its parameters
     source, target : arrays [n, d], [m, d] at times `start`, `stop`
     source_weights, target_weights : arrays a [n], b [m], each of sum 1
     f, g : arrays [n], [m], the Schroedinger potentials
     objective : sum_ij P_ij log(P_ij / (a_i b_j p_theta(y_j | x_i))) in nats: <P, C> + KL(P | a b'), C the cost
-    converged : whether the column sums are within `tolerance` of b (L1 error `error`); rows are exact
+    error : L1 error of the column sums; rows are exact
     iterations : of Sinkhorn, annealing included
+    converged : whether `error` is below the tolerance
+    factors : arrays L [n, p], R [m, p] with log p_theta(y_j | x_i) = (L R')_ij
     """
 
     sde: ReferenceSDE
-    theta: Theta
+    theta: Parameters
     source: np.ndarray
     target: np.ndarray
     start: float
@@ -47,39 +49,40 @@ class Bridge:
 
     @property
     def coupling(self) -> Float[np.ndarray, "n m"]:
-        """P [n, m]; refused where it would be larger than 30 million entries."""
+        """P [n, m]; an error where it would have more than 30 million entries."""
         n, m = len(self.source), len(self.target)
-        if n * m > MOST:
+        if n * m > MOST_ENTRIES:
             raise ValueError(
                 f"the coupling of {n} x {m} particles is too large to hold; draw pairs by .targets(rows, key), or use "
                 "snapshots.subsample(...)."
             )
-        return self.source_weights[:, None] * self._rows(np.arange(n))
+        coupling: np.ndarray = self.source_weights[:, None] * self._target_probabilities(np.arange(n))
+        return coupling
 
-    def targets(self, rows: ArrayLike, key: Any = 0) -> np.ndarray:
+    def targets(self, rows: ArrayLike, key: KeyLike = 0) -> np.ndarray:
         """Draw for each of these sources the index of its target, from P(j | i)."""
-        index = np.asarray(rows)
-        return _draw(self._rows, index, as_generator(key))
+        return _draw(self._target_probabilities, np.asarray(rows), as_generator(key))
 
-    def sources(self, columns: ArrayLike, key: Any = 0) -> np.ndarray:
+    def sources(self, columns: ArrayLike, key: KeyLike = 0) -> np.ndarray:
         """Draw for each of these targets the index of its source, from P(i | j)."""
-        index = np.asarray(columns)
-        return _draw(self._columns, index, as_generator(key))
+        return _draw(self._source_probabilities, np.asarray(columns), as_generator(key))
 
-    def _rows(self, index: np.ndarray) -> np.ndarray:
+    def _target_probabilities(self, index: np.ndarray) -> np.ndarray:
         logs = self.factors[0][index] @ self.factors[1].T + self.g + self.f[index, None]
-        return np.exp(logs) * self.target_weights
+        probabilities: np.ndarray = np.exp(logs) * self.target_weights
+        return probabilities
 
-    def _columns(self, index: np.ndarray) -> np.ndarray:
+    def _source_probabilities(self, index: np.ndarray) -> np.ndarray:
         logs = self.factors[1][index] @ self.factors[0].T + self.f + self.g[index, None]
-        return np.exp(logs) * self.source_weights
+        probabilities: np.ndarray = np.exp(logs) * self.source_weights
+        return probabilities
 
 
-def _draw(law: Callable[[np.ndarray], np.ndarray], index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One draw from each row of `law(index)`, in chunks."""
-    found = []
+def _draw(probabilities: Callable[[np.ndarray], np.ndarray], index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One draw from each row of `probabilities(index)`, in chunks."""
+    draws = []
     for begin in range(0, len(index), 1000):
-        total = np.cumsum(law(index[begin : begin + 1000]), axis=1)
+        total = np.cumsum(probabilities(index[begin : begin + 1000]), axis=1)
         level = rng.random((len(total), 1)) * total[:, -1:]
-        found.append((total <= level).sum(axis=1))
-    return np.concatenate(found)
+        draws.append((total <= level).sum(axis=1))
+    return np.concatenate(draws)

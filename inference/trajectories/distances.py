@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,20 +10,14 @@ from scipy.optimize import linear_sum_assignment, linprog
 from scipy.sparse import csc_array
 from scipy.spatial.distance import cdist
 
-from tercet.models._inputs import as_floats, as_generator
+from tercet.models._inputs import KeyLike, as_floats, as_generator
 
-MOST_ASSIGNED = 5_000
-"""Particles (copies included) of one assignment: its cost matrix is 200 MB, its time about a minute."""
-MOST_COPIES = 2_000
-"""Particles of one assignment after copying, about 5 s; beyond it the linear programme."""
-MOST_PAIRS = 250_000
-"""Pairs of particles in one linear programme, about 10 s."""
-BLOCK = 2**22
-"""Kernel values held at once: 32 MB."""
+MOST_ASSIGNED = 5_000  # particles of one assignment: its cost matrix is 200 MB, its time about a minute
+MOST_PAIRS = 250_000  # pairs of particles in one linear programme, about 10 s
 
 
 class TransportPlan(NamedTuple):
-    """Who goes where: particle first[p] sends `weight[p]` of all mass to particle second[p].
+    """Pairs of particles between which mass is transported: `weight[p]` from first[p] to second[p].
 
     Attributes
     ----------
@@ -36,14 +30,15 @@ class TransportPlan(NamedTuple):
     weight: np.ndarray
 
 
-def wasserstein(first: ArrayLike, second: ArrayLike) -> float:
-    """Exact 2-Wasserstein distance of two empirical clouds, W2 = sqrt(min over plans of the mean of |x - y|^2).
+def wasserstein(first: ArrayLike, second: ArrayLike, *, max_copies: int = 2_000) -> float:
+    """Exact 2-Wasserstein distance of two empirical distributions, W2 = sqrt(min over plans of the mean |x - y|^2).
 
-    Exact at any sizes; see `transport_plan` for how, for what it costs and for the sizes that are refused.
+    Exact whether or not the sizes are equal; see `transport_plan` for methods, cost and the largest sizes.
 
     Parameters
     ----------
     first, second : arrays [n, d] and [m, d], every particle of a cloud with the same weight
+    max_copies : see `transport_plan`
 
     References
     ----------
@@ -56,47 +51,48 @@ def wasserstein(first: ArrayLike, second: ArrayLike) -> float:
     3.0
     """
     x, y = _clouds(first, second)
-    plan = _plan(x, y)
+    plan = _plan(x, y, max_copies)
     return float(np.sqrt(plan.weight @ np.square(x[plan.first] - y[plan.second]).sum(axis=1)))
 
 
-def transport_plan(first: ArrayLike, second: ArrayLike) -> TransportPlan:
-    """Find the plan that moves one cloud on another at the least mean squared distance.
+def transport_plan(first: ArrayLike, second: ArrayLike, *, max_copies: int = 2_000) -> TransportPlan:
+    """Optimal transport plan between two clouds, for the mean squared distance.
 
-    One coordinate: sorting. Equal sizes n: an assignment, time n^3 (0.01 s at 200, 5 s at 2,000, refused above 5,000).
-    Unequal sizes: copies of the particles up to the least common multiple where that is at most 2,000, otherwise
-    the transport linear programme by HiGHS (5 s at 300 x 500, refused above 250,000 pairs). No more than n + m - 1
-    pairs carry mass, except where copies were made.
+    One coordinate: sorting. Equal sizes n: an assignment, time n^3 (0.01 s at 200, 5 s at 2,000, an error above 5,000).
+    Unequal sizes: an assignment of copies, up to the least common multiple where that is at most `max_copies`,
+    otherwise the transport linear programme by HiGHS (5 s at 300 x 500, an error above 250,000 pairs). No more than
+    n + m - 1 pairs carry mass, except where copies were made.
 
     Parameters
     ----------
     first, second : arrays [n, d] and [m, d], every particle of a cloud with the same weight
+    max_copies : largest number of particles of an assignment of copies
 
     Raises
     ------
     ValueError
-        Where the clouds are too large for an exact plan: take fewer particles or `sliced_wasserstein`.
+        Where the clouds are too large for an exact plan: use fewer particles or `sliced_wasserstein`.
 
     Examples
     --------
-    >>> from tercet.inference import transport_plan
+    >>> from tercet.inference.trajectories import transport_plan
     >>> plan = transport_plan([[0.0], [10.0]], [[1.0], [9.0], [11.0]])
     >>> plan.first.tolist(), plan.second.tolist(), plan.weight.round(3).tolist()
     ([0, 0, 1, 1], [0, 1, 1, 2], [0.333, 0.167, 0.167, 0.333])
     """
-    return _plan(*_clouds(first, second))
+    return _plan(*_clouds(first, second), max_copies)
 
 
-def sliced_wasserstein(first: ArrayLike, second: ArrayLike, directions: int = 200, key: Any = 0) -> float:
-    """Root mean, over random unit directions u, of the exact squared 2-Wasserstein distance of the clouds along u.
+def sliced_wasserstein(first: ArrayLike, second: ArrayLike, directions: int = 200, key: KeyLike = 0) -> float:
+    """Sliced 2-Wasserstein distance: root mean square of the exact one-dimensional distance along random directions.
 
-    Time (n + m) log(n + m) a direction, at any sizes. A shift by v has expected square |v|^2 / d; never more than
-    W2 itself.
+    Time (n + m) log(n + m) for each direction, at any sizes. Never more than W2; a translation by v gives |v| / sqrt(d)
+    in root mean square.
 
     Parameters
     ----------
     first, second : arrays [n, d] and [m, d]
-    directions : how many, the same for the same key
+    directions : number of random unit directions
     key : int seed or JAX key
 
     References
@@ -119,17 +115,18 @@ def sliced_wasserstein(first: ArrayLike, second: ArrayLike, directions: int = 20
     return float(np.sqrt(np.mean(weight @ np.square(gap))))
 
 
-def mmd_squared(first: ArrayLike, second: ArrayLike, bandwidth: float = 1.0) -> float:
+def mmd_squared(first: ArrayLike, second: ArrayLike, bandwidth: float = 1.0, *, block_size: int = 2**22) -> float:
     """Squared maximum mean discrepancy with the kernel k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)).
 
     The biased V-statistic: mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over all pairs, a particle with itself
-    included; for n and m particles of the same law its mean is about (1 - E k) (1 / n + 1 / m). Kernels are summed
-    in blocks of 32 MB: memory stays there at 20,000 x 20,000 particles (10 s on two cores).
+    included; for n and m particles of the same distribution its mean is about (1 - E k) (1 / n + 1 / m). Kernels are
+    summed in blocks: memory is bounded, and 20,000 x 20,000 particles take 10 s on two cores.
 
     Parameters
     ----------
     first, second : arrays [n, d] and [m, d]
     bandwidth : length scale of the kernel, in the units of the particles
+    block_size : kernel values held at once, 32 MB by default
 
     References
     ----------
@@ -145,13 +142,14 @@ def mmd_squared(first: ArrayLike, second: ArrayLike, bandwidth: float = 1.0) -> 
     if not 0 < bandwidth < np.inf:
         raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}.")
     x, y = x / bandwidth, y / bandwidth
-    return max(0.0, _mean_kernel(x, x) + _mean_kernel(y, y) - 2.0 * _mean_kernel(x, y))
+    within, between = (_mean_kernel(x, x, block_size) + _mean_kernel(y, y, block_size)), _mean_kernel(x, y, block_size)
+    return max(0.0, within - 2.0 * between)
 
 
-def _mean_kernel(x: np.ndarray, y: np.ndarray) -> float:
-    rows = max(1, BLOCK // len(y))
-    total = sum(float(np.exp(-0.5 * cdist(x[at : at + rows], y, "sqeuclidean")).sum()) for at in range(0, len(x), rows))
-    return total / (len(x) * len(y))
+def _mean_kernel(x: np.ndarray, y: np.ndarray, block_size: int) -> float:
+    rows = max(1, block_size // len(y))
+    blocks = (cdist(x[begin : begin + rows], y, "sqeuclidean") for begin in range(0, len(x), rows))
+    return sum(float(np.exp(-0.5 * block).sum()) for block in blocks) / (len(x) * len(y))
 
 
 def _clouds(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -161,20 +159,20 @@ def _clouds(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray
     return x, y
 
 
-def _plan(x: np.ndarray, y: np.ndarray) -> TransportPlan:
+def _plan(x: np.ndarray, y: np.ndarray, max_copies: int) -> TransportPlan:
     n, m = len(x), len(y)
     copies = int(np.lcm(n, m))
     if x.shape[1] == 1:
         i, j, weight = _staircase(n, m)
         return TransportPlan(np.argsort(x[:, 0], kind="stable")[i], np.argsort(y[:, 0], kind="stable")[j], weight)
-    if n == m <= MOST_ASSIGNED or copies <= MOST_COPIES:
+    if n == m <= MOST_ASSIGNED or copies <= max_copies:
         i, j = np.repeat(np.arange(n), copies // n), np.repeat(np.arange(m), copies // m)
         rows, columns = linear_sum_assignment(cdist(x[i], y[j], "sqeuclidean"))
         return TransportPlan(i[rows], j[columns], np.full(copies, 1.0 / copies))
     if n != m and n * m <= MOST_PAIRS:
         return _programme(x, y)
     raise ValueError(
-        f"clouds of {n} and {m} particles are too large for an exact plan: take sliced_wasserstein, or fewer particles "
+        f"clouds of {n} and {m} particles are too large for an exact plan: use sliced_wasserstein, or fewer particles "
         f"(best the same number in both clouds, at most {MOST_ASSIGNED})."
     )
 
@@ -186,7 +184,7 @@ def _staircase(n: int, m: int) -> TransportPlan:
 
 
 def _programme(x: np.ndarray, y: np.ndarray) -> TransportPlan:
-    """Minimise sum of flow_ij cost_ij with whole flows: m / g leave each of n sources, n / g reach each of m sinks."""
+    """Minimise the cost of integer flows: m / g leave each of n sources, n / g reach each of m sinks, g the divisor."""
     n, m = len(x), len(y)
     divisor = int(np.gcd(n, m))
     i, j = np.divmod(np.arange(n * m), m)
@@ -195,10 +193,10 @@ def _programme(x: np.ndarray, y: np.ndarray) -> TransportPlan:
         (np.ones(2 * n * m), np.stack([i, n + j], 1).ravel(), 2 * np.arange(n * m + 1)), shape=(n + m, n * m)
     )
     mass = np.repeat([m // divisor, n // divisor], [n, m])
-    # Interior points with crossover end in a corner, where flows are whole numbers: rounding takes off the tolerance.
-    found = linprog(cost / max(cost.max(), 1e-300), A_eq=ends, b_eq=mass, method="highs-ipm")
-    flow = np.round(found.x) if found.status == 0 else np.zeros(n * m)
+    # Interior points with crossover end at a vertex, where flows are integers: rounding removes the tolerance.
+    result = linprog(cost / max(cost.max(), 1e-300), A_eq=ends, b_eq=mass, method="highs-ipm")
+    flow = np.round(result.x) if result.status == 0 else np.zeros(n * m)
     if not np.array_equal(ends @ flow, mass):
-        raise RuntimeError(f"the transport linear programme failed: {found.message}; take sliced_wasserstein.")
+        raise RuntimeError(f"the transport linear programme failed: {result.message}; use sliced_wasserstein.")
     used = np.flatnonzero(flow)
     return TransportPlan(i[used], j[used], flow[used] * divisor / (n * m))

@@ -1,28 +1,34 @@
-"""Guided proposals between two states, with importance weights: the check of linearised paths."""
+"""Guided proposals between two states, with importance weights: a check of the linearised paths."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from tercet.inference.trajectories.conditioning import gaussian_noise, magnitude, matvec, read_pairs, settle
-from tercet.models._inputs import as_jax, as_key
-from tercet.models.trajectories.linear_noise import moments
-from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
+from tercet.inference.trajectories.conditioning import Pairs, check_pairs, gaussian_noise, linearised_bridge, matvec
+from tercet.models._inputs import KeyLike, as_key
+from tercet.models.trajectories.linear_noise import linear_noise_moments
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta, Values
 from tercet.models.trajectories.snapshot_model import JITTER
 from tercet.models.trajectories.transitions import inverse_and_log_det
 
 
 class GuidedPaths(NamedTuple):
-    """Weighted paths [n, T, d] between two states, log weights [n], effective sample size, log p(target | source).
+    """Weighted paths between two states.
 
-    `log_ratio` is log p(target | source) less its linearised value: zero where the linearisation is exact.
+    Attributes
+    ----------
+    paths : array [n, T, d]
+    log_weights : array [n]
+    effective_sample_size : of the weights
+    log_density : log p(target | source)
+    log_ratio : log p(target | source) less its linearised value; zero where the linearisation is exact
     """
 
     paths: np.ndarray
@@ -34,22 +40,22 @@ class GuidedPaths(NamedTuple):
 
 def guided_paths(
     sde: ReferenceSDE,
-    theta: Mapping[str, Any],
+    theta: Values,
     source: ArrayLike,
     target: ArrayLike,
+    *,
     start: float,
     stop: float,
-    *,
     n: int = 500,
     steps: int = 50,
     relinearise: int = 2,
-    key: Any = 0,
+    key: KeyLike = 0,
 ) -> GuidedPaths:
     """Paths of the nonlinear reference between two states: guided proposals with importance weights.
 
-    Each of `steps` short steps follows the reference itself, pulled towards the target by the linearised chance of
-    reaching it; the weights are p(path) / q(path), step by step, and all equal where the reference is linear. A large
-    effective sample size says that the conditioned paths of `conditioned_paths` can be trusted.
+    Each of `steps` short steps follows the reference itself, guided towards the target by the linearised transition
+    density; the weights are p(path) / q(path), step by step, and all equal where the reference is linear. A large
+    effective sample size says that the paths of `conditioned_paths` can be trusted.
 
     Parameters
     ----------
@@ -64,7 +70,7 @@ def guided_paths(
     Returns
     -------
     GuidedPaths
-        Paths at `steps` + 1 equal times, start and stop included.
+        Paths at `steps` + 1 equally spaced times, start and stop included.
 
     References
     ----------
@@ -77,75 +83,71 @@ def guided_paths(
     >>> from tercet.models import ReferenceSDE, constant_volatility, lotka_volterra
     >>> sde = ReferenceSDE(lotka_volterra(), constant_volatility(0.05))
     >>> rates = {"alpha": 1.0, "beta": 0.4, "gamma": 0.4, "delta": 0.1}
-    >>> found = guided_paths(sde, rates, [5.0, 4.0], [3.0, 3.5], 0.0, 1.0, n=200)
-    >>> found.paths.shape, found.effective_sample_size > 100
+    >>> guided = guided_paths(sde, rates, [5.0, 4.0], [3.0, 3.5], start=0.0, stop=1.0, n=200)
+    >>> guided.paths.shape, guided.effective_sample_size > 100
     ((200, 51, 2), True)
     """
-    x, y, _ = read_pairs(sde, np.atleast_2d(source), np.atleast_2d(target), start, stop, [stop])
+    x, y, _ = check_pairs(sde, np.atleast_2d(source), np.atleast_2d(target), start=start, stop=stop, times=[stop])
     if len(x) != 1:
         raise ValueError(f"guided_paths takes one source and one target [d], got {len(x)}.")
     if n < 1 or steps < 2:
         raise ValueError(f"n must be at least 1 and steps at least 2, got {n} and {steps}.")
-    grid = np.linspace(start, stop, steps + 1)[:, None]
     with jax.enable_x64(True):
-        given = as_jax((x, y, grid))
-        paths, weights, base = _guided(
-            sde.b, relinearise, n, sde.parameters(theta), *given, magnitude(x, y), as_key(key)
-        )
+        pairs = Pairs.of(x, y, np.linspace(start, stop, steps + 1)[:, None])
+        paths, weights, linearised = _guided(sde, relinearise, n, sde.parameters(theta), (pairs, as_key(key)))
     logs = np.asarray(weights)
     if not np.isfinite(logs).any():
         raise ValueError("no guided path has a finite weight: these parameters cannot lead from source to target.")
     share = np.exp(logs - logs.max())
     ratio = float(np.log(share.mean()) + logs.max())
-    return GuidedPaths(
-        np.asarray(paths).swapaxes(0, 1), logs, float(share.sum() ** 2 / (share**2).sum()), float(base) + ratio, ratio
-    )
+    size = float(share.sum() ** 2 / (share**2).sum())
+    return GuidedPaths(np.asarray(paths).swapaxes(0, 1), logs, size, float(linearised) + ratio, ratio)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _guided(
-    b: Callable[..., Any], passes: int, n: int, theta: Theta, x: Any, y: Any, clock: Any, size: Any, key: Any
-) -> Any:
-    sde = b.__self__  # type: ignore[attr-defined]
-    line, (_, _, onward) = settle(b, passes, 1, theta, x, y, clock, size)
-    line, onward, y = jax.tree.map(lambda a: a[:, 0], (line, onward, y[None]))
-    y = y[0]
+    sde: ReferenceSDE, passes: int, n: int, theta: Theta, given: tuple[Pairs, Array]
+) -> tuple[Array, Array, Array]:
+    """Paths [T, n, d], their log weights [n], and the linearised log density of the target."""
+    pairs, key = given
+    line, gains = linearised_bridge(sde, passes, 1, theta, pairs)
+    m, noise, onward = line.mean[:, 0], line.noise[:, 0], gains.onward[:, 0]
+    start, y, times, size = pairs.source[0], pairs.target[0], pairs.clock[:, 0], pairs.scale
 
-    def remaining(C: Any, given: Any) -> Any:
+    def remaining(C: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
         G, Q = given
         C = C + G @ Q @ G.T
         return C, C
 
     zero = jnp.zeros((len(y), len(y)))
-    _, left = jax.lax.scan(remaining, zero, (onward[1:], line.noise), reverse=True)
+    _, left = jax.lax.scan(remaining, zero, (onward[1:], noise), reverse=True)
     left = jnp.concatenate([left, zero[None]])  # noise still to come at each time
 
-    def step(carry: Any, given: Any) -> Any:
+    def step(carry: tuple[Array, Array], given: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
         x, logs = carry
-        (C, C_next), (G, G_next), (m, m_next), ends, key = given
-        local = moments(sde, theta, x, jnp.broadcast_to(ends[:, None], (2, n)), 1, None, size)
+        (C, C_next), (G, G_next), (m_now, m_next), ends, key = given
+        clock = jnp.broadcast_to(ends[:, None], (2, n))
+        local = linear_noise_moments(sde, theta, x, clock, substeps=1, scale=size)
         mean, Q = local.mean[0], local.covariance[0]
         V = G_next @ Q @ G_next.T + C_next
-        expected = line.mean[-1] + (mean - m_next) @ G_next.T
-        logs = logs + _log_normal(y - expected, V, size) - _log_normal(
-            y - line.mean[-1] - (x - m) @ G.T, jnp.broadcast_to(C, V.shape), size
-        )  # fmt: skip
+        ahead, now = m[-1] + (mean - m_next) @ G_next.T, m[-1] + (x - m_now) @ G.T
+        logs = logs + _log_normal(y - ahead, V, size) - _log_normal(y - now, jnp.broadcast_to(C, V.shape), size)
         one, two = jax.random.split(key)
         free = mean + gaussian_noise(Q, one)
-        seen = line.mean[-1] + (free - m_next) @ G_next.T + gaussian_noise(jnp.broadcast_to(C_next, V.shape), two)
+        end = m[-1] + (free - m_next) @ G_next.T + gaussian_noise(jnp.broadcast_to(C_next, V.shape), two)
         gain = Q @ G_next.T @ inverse_and_log_det(V + JITTER * size**2 * jnp.eye(len(y)))[0]
-        x = free + matvec(gain, y - seen)
+        x = free + matvec(gain, y - end)
         return (x, logs), x
 
-    pairs = [jnp.stack([a[:-1], a[1:]], axis=1) for a in (left, onward, line.mean, clock[:, 0])]
-    starts = jnp.broadcast_to(x, (n, len(y)))
-    given = (*(tuple(p.swapaxes(0, 1)) for p in pairs[:3]), pairs[3], jax.random.split(key, len(clock) - 1))
-    (_, logs), path = jax.lax.scan(step, (starts, jnp.zeros(n)), given)
-    base = _log_normal(y - line.mean[-1], left[0], size)
-    return jnp.concatenate([starts[None], path]), logs, base
+    neighbours = [jnp.stack([a[:-1], a[1:]], axis=1) for a in (left, onward, m, times)]
+    starts = jnp.broadcast_to(start, (n, len(y)))
+    (_, logs), path = jax.lax.scan(step, (starts, jnp.zeros(n)), (*neighbours, jax.random.split(key, len(times) - 1)))
+    linearised = _log_normal(y - m[-1], left[0], size)
+    return jnp.concatenate([starts[None], path]), logs, linearised
 
 
-def _log_normal(away: Any, covariance: Any, size: Any) -> Any:
-    d = away.shape[-1]
+def _log_normal(offset: Array, covariance: Array, size: Array) -> Array:
+    d = offset.shape[-1]
     inverse, log_det, _ = inverse_and_log_det(covariance + JITTER * size**2 * jnp.eye(d))
-    return -0.5 * ((matvec(inverse, away) * away).sum(axis=-1) + log_det + d * np.log(2 * np.pi))
+    total: Array = (matvec(inverse, offset) * offset).sum(axis=-1) + log_det + d * np.log(2 * np.pi)
+    return -0.5 * total

@@ -1,33 +1,43 @@
-"""The parameters of a reference SDE from snapshots: several starts, the mode, a Gaussian with honest intervals."""
+"""The parameters of a reference SDE from snapshots: several starts, the mode, a Gaussian with valid intervals."""
 
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-import scipy.optimize
-from numpyro.infer.util import potential_energy
 from tqdm import tqdm
 
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import GaussianPosterior, UnconstrainedGaussian
+from tercet.inference.posteriors.minimise import DECREMENT_TOLERANCE, Solution
 from tercet.inference.posteriors.mode import curvature_factor, gaussian_evidence
 from tercet.inference.posteriors.options import LaplaceOptions
 from tercet.inference.posteriors.problem import Problem
-from tercet.inference.trajectories.reference_search import MOST_STEPS, find_mode
+from tercet.inference.trajectories.reference_search import multistart_mode
+from tercet.inference.trajectories.sandwich import sandwich_factor
+from tercet.models._inputs import KeyLike
 from tercet.models.trajectories.snapshot_model import SnapshotModel
 from tercet.models.trajectories.snapshots import Snapshots
 
+MOST_STEPS = 500
+"""L-BFGS iterations of a search, unless the caller says otherwise."""
+FAR = 0.1
+"""Length of a Newton step, in posterior sds, after which the Hessian is taken anew."""
+
 
 class ReferenceMode(NamedTuple):
-    """Posterior mode of a reference: parameters, log posterior there, how many starts agree, how near the search came.
+    """Posterior mode of a reference.
 
-    `converged` is False where the limit of steps came before ten steps in a row that gained less than 0.01 nats.
+    Attributes
+    ----------
+    theta : dict of site name to array
+    log_posterior : at the mode
+    gradient_norm : largest absolute entry of the gradient there
+    agree : how many starts lead to this mode
+    converged : False where the limit of steps came before ten steps that together gained less than 0.01 nats
     """
 
     theta: dict[str, np.ndarray]
@@ -42,18 +52,18 @@ def fit_reference(
     snapshots: Snapshots,
     *,
     starts: int = 8,
-    covariance: str | None = None,
-    key: Any = 0,
+    covariance: Literal["hessian", "sandwich"] | None = None,
+    key: KeyLike = 0,
     options: LaplaceOptions | None = None,
     progress: bool = False,
 ) -> GaussianPosterior:
     """Mode and Gaussian approximation of the posterior of a reference's parameters.
 
     1. From `starts` draws of the prior, match the mean and covariance of each snapshot given those of the one before
-       (of the first, with unobserved coordinates). Cheap, and smooth where the likelihood itself is rugged.
-    2. From the distinct best of these, the mode of the model's own posterior.
+       (of the first, with unobserved coordinates). Cheap, and smooth where the likelihood itself is multimodal.
+    2. From the best distinct of these, the mode of the model's own posterior.
     3. Intervals from the Hessian H, or from the sandwich H^-1 (sum psi psi') H^-1 with
-       psi_ki = d^2 L / (d theta d w_ki), particle i of snapshot k counting w_ki times as datum and as centre.
+       psi_ki = d^2 L / (d theta d w_ki), w_ki the weight of particle i of snapshot k as datum and as mixture component.
 
     Computed in 64 bit whatever JAX is set to.
 
@@ -63,22 +73,23 @@ def fit_reference(
     snapshots : Snapshots
     starts : number of draws of the prior to start from
     covariance : "hessian" or "sandwich"; by default the sandwich for consecutive snapshots (a composite likelihood,
-        whose Hessian says nothing of the error), the Hessian otherwise
+        whose Hessian is not the inverse of a covariance), the Hessian otherwise
     key : int seed or JAX key, for the starts
-    options : LaplaceOptions
+    options : LaplaceOptions, of which tolerance, max_steps (of each search) and curvature are read; default
+        LaplaceOptions(max_steps=500)
     progress : show a progress bar
 
     Returns
     -------
     GaussianPosterior
-        `diagnostics`: converged, gradient_norm, starts, agree (how many starts end at the mode that is given),
-        substeps (of the integrator, raised until its error is below a tenth of a posterior sd), log_evidence (of a
-        proper likelihood), condition.
+        `diagnostics`: converged, gradient_norm, starts, agree (how many starts lead to this mode), substeps (of the
+        integrator, raised until its error is below a tenth of a posterior sd), log_evidence (NaN for a composite
+        likelihood), condition.
 
     Raises
     ------
     ValueError
-        Snapshots that do not fit the model; no start gives finite moments.
+        Snapshots that do not fit the model; options that are not read; no start gives finite moments.
     numpy.linalg.LinAlgError
         The Hessian is not positive definite: some direction of the parameters is not determined by data or prior, or
         no start led to a mode.
@@ -108,41 +119,51 @@ def fit_reference(
         raise ValueError('start="summary" has no sandwich: its centres are not particles; pass covariance="hessian".')
     if composite and model.start == "given":
         _warn_composite(kind)
-    options = LaplaceOptions() if options is None else options
-    bar = tqdm(total=starts + 2, desc="fit_reference", disable=not progress)
-    model, problem, near, agree, _ = find_mode(model, snapshots, starts, key, bar, 1e-6)
-    mode, factor, norm = _settle(problem, near, options)
-    evidence = (
-        float("nan")
-        if composite or model.start == "summary"
-        else gaussian_evidence(problem.value_and_gradient(mode)[0], factor)
-    )
-    condition = float(np.linalg.cond(factor)) ** 2
-    if kind == "sandwich":
-        factor = _sandwich_factor(problem, model, snapshots, mode, factor)
-    bar.update()
-    bar.close()
+    options = LaplaceOptions(max_steps=MOST_STEPS) if options is None else options
+    options.check_read("fit_reference", "tolerance", "max_steps", "curvature")
+    with tqdm(total=starts + 2, desc="fit_reference", disable=not progress) as bar:
+        model, problem, solution, agree = multistart_mode(
+            model, snapshots, starts=starts, key=key, max_steps=options.max_steps, stop_below=1e-6, advance=bar.update
+        )
+        solution, factor = newton_to_mode(problem, solution, options)
+        proper = not composite and model.start != "summary"
+        evidence = gaussian_evidence(solution.value, factor) if proper else float("nan")
+        condition = float(np.linalg.cond(factor)) ** 2
+        if kind == "sandwich":
+            factor = sandwich_factor(problem, model, snapshots, solution.point, factor)
+        bar.update()
     diagnostics = {
-        "converged": bool(norm <= max(options.tolerance, 1e-5)),
-        "gradient_norm": norm,
+        "converged": solution.converged,
+        "gradient_norm": solution.gradient_norm,
         "starts": starts,
         "agree": agree,
         "substeps": model.substeps,
         "log_evidence": evidence,
         "condition": condition,
     }
-    _report(diagnostics)
-    return UnconstrainedGaussian("laplace", Context(model, (snapshots,), {}, x64=True), diagnostics, mode, factor)
+    _warn_of_problems(diagnostics)
+    context = Context(model, (snapshots,), {}, x64=True)
+    return UnconstrainedGaussian("laplace", context, diagnostics, solution.point, factor)
 
 
 def reference_mode(
-    model: SnapshotModel, snapshots: Snapshots, *, starts: int = 8, key: Any = 0, progress: bool = False
+    model: SnapshotModel,
+    snapshots: Snapshots,
+    *,
+    starts: int = 8,
+    key: KeyLike = 0,
+    max_steps: int = MOST_STEPS,
+    progress: bool = False,
 ) -> ReferenceMode:
     """Posterior mode alone, by the search of `fit_reference`: for many parameters, as of a neural gradient field.
 
-    Arguments as in `fit_reference`. No Hessian is taken, so that there need not be a Gaussian at the mode. Each search
-    ends when ten steps gain less than 0.01 nats, which is nothing beside the posterior's own spread; one that does not
-    end warns.
+    No Hessian is taken, so that there need not be a Gaussian at the mode. Each search ends when ten steps gain less
+    than 0.01 nats, which is negligible beside the posterior's own spread; a warning says where `max_steps` came first.
+
+    Parameters
+    ----------
+    model, snapshots, starts, key, progress : as in `fit_reference`
+    max_steps : L-BFGS iterations of each search
 
     Examples
     --------
@@ -158,28 +179,30 @@ def reference_mode(
     """
     model.check(snapshots)
     with tqdm(total=starts + 1, desc="reference_mode", disable=not progress) as bar:
-        model, problem, near, agree, finished = find_mode(model, snapshots, starts, key, bar, 1e-2)
-    with problem.precision():
-        value, gradient = (np.asarray(part) for part in problem.value_and_gradient(jnp.asarray(near)))
-    theta = {name: value[0] for name, value in problem.constrain(near[None]).items() if name in model.sde.priors}
-    if not finished:
+        model, problem, solution, agree = multistart_mode(
+            model, snapshots, starts=starts, key=key, max_steps=max_steps, stop_below=1e-2, advance=bar.update
+        )
+    sites = problem.constrain(solution.point[None])
+    theta = {name: value[0] for name, value in sites.items() if name in model.sde.priors}
+    converged = solution.steps < max_steps
+    if not converged:
         warnings.warn(
-            f"the search stopped after {MOST_STEPS} steps, still rising; give tighter priors, or another key.",
+            f"the search stopped after {max_steps} steps, still rising; give tighter priors, or another key.",
             stacklevel=2,
         )
-    return ReferenceMode(theta, -float(value), float(np.abs(gradient).max()), agree, finished)
+    return ReferenceMode(theta, -solution.value, solution.gradient_norm, agree, converged)
 
 
 def _warn_composite(kind: str) -> None:
     wrong = "" if kind == "sandwich" else " The Hessian intervals asked for are too narrow: use covariance='sandwich'."
     warnings.warn(
-        "consecutive snapshots are a composite likelihood: each particle is datum and centre at once. The volatility "
-        f"comes out too large (6 % at 50 particles, 15 % at 200, for narrow transitions).{wrong}",
+        "consecutive snapshots are a composite likelihood: each particle is datum and mixture component at once. The "
+        f"volatility is overestimated (by 6 % at 50 particles, 15 % at 200, for narrow transitions).{wrong}",
         stacklevel=3,
     )
 
 
-def _report(diagnostics: dict[str, Any]) -> None:
+def _warn_of_problems(diagnostics: Mapping[str, Any]) -> None:
     if not diagnostics["converged"]:
         warnings.warn(
             f"the search for the mode stopped at a gradient of {diagnostics['gradient_norm']:.1e}; the Gaussian is not "
@@ -194,66 +217,29 @@ def _report(diagnostics: dict[str, Any]) -> None:
         )
 
 
-def _settle(problem: Problem, z: np.ndarray, options: LaplaceOptions) -> tuple[np.ndarray, np.ndarray, float]:
-    """Newton steps from a point near the mode: mode, lower Cholesky factor of the Hessian there, gradient."""
-
-    def gradient_at(z: np.ndarray) -> np.ndarray:
-        with problem.precision():
-            return np.asarray(problem.value_and_gradient(jnp.asarray(z))[1])
-
+def newton_to_mode(problem: Problem, near: Solution, options: LaplaceOptions) -> tuple[Solution, np.ndarray]:
+    """Newton steps from a point near the mode, and the lower Cholesky factor of the Hessian at the mode."""
     try:
-        factor, norm = curvature_factor(problem, z, options), float("inf")
+        factor = curvature_factor(problem, near.point, options)
     except np.linalg.LinAlgError as error:
-        steep = float(np.abs(gradient_at(z)).max())
-        if steep < 1e-2:
+        if near.gradient_norm < 1e-2:
             raise
         raise np.linalg.LinAlgError(
-            f"no start led to a mode: the best search stopped at a gradient of {steep:.1e}, where the posterior does "
-            "not curve down. Raise starts, take another key, or give priors nearer to the data."
+            f"no start led to a mode: the best search stopped at a gradient of {near.gradient_norm:.1e}, where the "
+            "posterior does not curve down. Raise starts, take another key, or give priors nearer to the data."
         ) from error
+    z, best, steps, far = near.point, None, near.steps, False
     for _ in range(10):
-        gradient = gradient_at(z)
-        if np.abs(gradient).max() >= norm:
+        value, gradient = problem.value_and_gradient(z)
+        norm = np.abs(gradient).max()
+        if best is not None and norm >= best.gradient_norm:
             break
-        mode, norm = z, float(np.abs(gradient).max())
+        step = scipy.linalg.cho_solve((factor, True), gradient)
+        decrement = float(np.sqrt(gradient @ step))
+        converged = bool(norm <= max(options.tolerance, 1e-5) or decrement <= DECREMENT_TOLERANCE)
+        best = Solution(z, value, gradient, decrement, steps, converged, near.reason)
         if norm <= options.tolerance:
             break
-        z = z - scipy.linalg.cho_solve((factor, True), gradient)
-    return mode, factor, norm
-
-
-def _sandwich_factor(
-    problem: Problem, model: SnapshotModel, snapshots: Snapshots, mode: np.ndarray, factor: np.ndarray
-) -> np.ndarray:
-    """Cholesky factor of the inverse of H^-1 (sum psi psi') H^-1."""
-    psi = influence(problem, model, snapshots, mode)
-    bread = scipy.linalg.cho_solve((factor, True), psi.T)  # [p, particles]
-    covariance = bread @ bread.T
-    spectrum, basis = np.linalg.eigh(covariance)
-    spectrum = np.maximum(spectrum, 1e-12 * spectrum[-1])
-    return scipy.linalg.cholesky((basis / spectrum) @ basis.T, lower=True)
-
-
-def influence(problem: Problem, model: SnapshotModel, snapshots: Snapshots, mode: np.ndarray) -> np.ndarray:
-    """Psi [particles, p]: derivative of the score in the weight of each particle, centred within its snapshot."""
-    step, counts = 1e-4, snapshots.counts
-    with problem.precision():
-        ones = tuple(jnp.ones(count) for count in counts)
-
-        by_weight = _weight_program(model)
-        rows = []
-        for unit in np.eye(len(mode)):
-            ahead, behind = (
-                by_weight(ones, problem.unravel(jnp.asarray(mode + s * unit)), snapshots) for s in (step, -step)
-            )
-            rows.append([(np.asarray(a) - np.asarray(b)) / (2.0 * step) for a, b in zip(ahead, behind, strict=True)])
-    centred = [[part - part.mean() for part in row] for row in rows]
-    return np.stack([np.concatenate(row) for row in centred], axis=1)
-
-
-@lru_cache(maxsize=64)
-def _weight_program(model: SnapshotModel) -> Any:
-    def log_likelihood(weights: Any, sites: Any, snapshots: Any) -> Any:
-        return -potential_energy(model, (snapshots,), {"weights": weights}, sites)
-
-    return jax.jit(jax.grad(log_likelihood))
+        far, z, steps = far or decrement > FAR, z - step, steps + 1
+    mode = best or near
+    return mode, curvature_factor(problem, mode.point, options) if far else factor

@@ -6,151 +6,152 @@ One program solves all intervals, one after the other; particles that only fill 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from tercet.inference.trajectories.tiled_geometry import TransitionGeometry, geometry, log_sum_exp, over_tiles
+from tercet.inference.trajectories.ott import Geometry, run_sinkhorn
+from tercet.inference.trajectories.tiled_geometry import NO_WEIGHT, TransitionGeometry, log_sum_exp, over_tiles
 from tercet.models._inputs import as_jax
 
-LOOSE = 0.05  # marginal error at which an annealed level hands on
-GENTLE = 200.0  # spread of costs that needs no annealing
+LOOSE = 0.05  # marginal error at which one level of annealing ends
+GENTLE = 200.0  # range of costs that needs no annealing
 FACTOR = 4.0  # from one level to the next
 CHUNK = 200  # iterations in one call of ott: one compiled program whatever the limit
 
 
-class Solution(NamedTuple):
-    """Potentials f [K, n], g [K, m] with P_ij = a_i b_j exp(f_i + g_j) p(y_j | x_i), rows exact; one entry an interval.
+class TransportProblems(NamedTuple):
+    """Static problems, one for each interval.
 
-    `objective` [K] is sum_ij P_ij log(P_ij / (a_i b_j p_ij)); `error` [K] the L1 error of the column sums; `iterations`
-    [K]; `mean` [K, n, d] and `scatter` [K, n, d, d] are those of the end points of each start under P; `factors` are
-    those of log p.
+    Attributes
+    ----------
+    left, right : factors [K, n, p] and [K, m, p] of log p(y_j | x_i)
+    source_weights, target_weights : a [K, n] and b [K, m], each of sum 1
+    ends : array [K, m, d]
     """
 
-    f: Any
-    g: Any
-    objective: Any
-    error: Any
-    iterations: Any
-    mean: Any
-    scatter: Any
-    factors: Any = None
+    left: Array
+    right: Array
+    source_weights: Array
+    target_weights: Array
+    ends: Array
+
+
+class SinkhornSolution(NamedTuple):
+    """Potentials f [K, n], g [K, m] with P_ij = a_i b_j exp(f_i + g_j) p(y_j | x_i), rows exact; one entry an interval.
+
+    Attributes
+    ----------
+    f, g : arrays [K, n], [K, m]
+    objective : array [K], sum_ij P_ij log(P_ij / (a_i b_j p_ij))
+    error : array [K], L1 error of the column sums
+    iterations : array [K]
+    mean, scatter : arrays [K, n, d], [K, n, d, d] of the end points of each start under P
+    factors : arrays [K, n, p], [K, m, p] of log p(y_j | x_i)
+    """
+
+    f: np.ndarray
+    g: np.ndarray
+    objective: np.ndarray
+    error: np.ndarray
+    iterations: np.ndarray
+    mean: np.ndarray
+    scatter: np.ndarray
+    factors: tuple[np.ndarray, np.ndarray]
 
 
 def solve(
-    left: Any,
-    right: Any,
-    weights: tuple[Any, Any],
-    points: Any,
+    problems: TransportProblems,
+    *,
     tolerance: float,
     max_iterations: int,
     tile: int | None,
-    start: Any = None,
-) -> Solution:
-    """Solve K bridges: factors [K, n, p], [K, m, p], weights [K, n], [K, m] (each sums to 1), ends [K, m, d].
+    start: tuple[np.ndarray, np.ndarray] | None = None,
+) -> SinkhornSolution:
+    """Solve K static problems, `tile` rows of the cost at a time.
 
-    `start`, potentials (f, g) of a nearby problem, is tried first without annealing.
+    `start`, potentials (f, g) of a similar problem, is tried first, without annealing.
     """
-    a, b = weights
-    tries = [(jnp.zeros_like(a), jnp.zeros_like(b), True)]
-    if start is not None:
-        tries.insert(0, (*as_jax(start), False))
-    for f, g, anneal in tries:
-        found = _solve(left, right, a, b, points, f, g, jnp.asarray(anneal), tolerance, max_iterations, tile)
-        found = jax.tree.map(np.asarray, found)
-        if (found.error < tolerance).all():
+    cold = (jnp.zeros_like(problems.source_weights), jnp.zeros_like(problems.target_weights))
+    attempts = [(cold, True)] if start is None else [(as_jax(start), False), (cold, True)]
+    for potentials, anneal in attempts:
+        limits = (jnp.asarray(anneal), tolerance, max_iterations)
+        f, g, objective, error, iterations, mean, scatter = map(np.asarray, _solve(problems, potentials, limits, tile))
+        if (error < tolerance).all():
             break
-    return found._replace(factors=(np.asarray(left), np.asarray(right)))
+    factors = (np.asarray(problems.left), np.asarray(problems.right))
+    return SinkhornSolution(f, g, objective, error, iterations, mean, scatter, factors)
 
 
-@partial(jax.jit, static_argnums=10)
+Limits = tuple[Array, float | Array, int | Array]
+"""Whether to anneal, tolerance, most iterations."""
+
+
+@partial(jax.jit, static_argnums=3)
 def _solve(
-    left: Any,
-    right: Any,
-    a: Any,
-    b: Any,
-    points: Any,
-    f: Any,
-    g: Any,
-    anneal: Any,
-    tolerance: Any,
-    max_iterations: Any,
-    tile: int | None,
-) -> Solution:
-    def one(given: tuple[Any, Any, Any, Any, Any, Any, Any]) -> Solution:
-        left, right, a, b, points, f, g = given
-        return _interval(left, right, a, b, points, f, g, anneal, tolerance, max_iterations, tile)
+    problems: TransportProblems, potentials: tuple[Array, Array], limits: Limits, tile: int | None
+) -> tuple[Array, ...]:
+    def one(given: tuple[TransportProblems, tuple[Array, Array]]) -> tuple[Array, ...]:
+        return _interval(*given, limits, tile)
 
-    return jax.lax.map(one, (left, right, a, b, points, f, g))
+    arrays: tuple[Array, ...] = jax.lax.map(one, (problems, potentials))
+    return arrays
 
 
 def _interval(
-    left: Any,
-    right: Any,
-    a: Any,
-    b: Any,
-    points: Any,
-    f: Any,
-    g: Any,
-    anneal: Any,
-    tolerance: Any,
-    max_iterations: Any,
-    tile: int | None,
-) -> Solution:
-    from ott.problems.linear import linear_problem
-    from ott.solvers.linear import sinkhorn
-
-    n, m = len(left), len(right)
-    rows = tile or n
+    problem: TransportProblems, potentials: tuple[Array, Array], limits: Limits, tile: int | None
+) -> tuple[Array, ...]:
+    left, right, a, b, _ = problem
+    anneal, tolerance, max_iterations = limits
+    rows, columns = (tile or len(left)), (tile or len(right))
     log_a, log_b = jnp.log(a), jnp.log(b)
     cost = None if tile else -left @ right.T  # made once, not once a level
 
-    def chunk(carry: Any) -> Any:
+    def chunk(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
         f, g, eps, count, _ = carry
-        space = geometry.Geometry(cost, epsilon=eps) if tile is None else TransitionGeometry(left, right, tile, eps)
+        space = Geometry(cost, epsilon=eps) if tile is None else TransitionGeometry(left, right, tile, eps)  # type: ignore[arg-type]
         last = eps <= 1.0
         goal = jnp.where(last, tolerance, jnp.maximum(LOOSE, tolerance))
-        solver: Any = sinkhorn.Sinkhorn(threshold=goal, max_iterations=CHUNK)  # type: ignore[arg-type]
-        found: Any = solver(linear_problem.LinearProblem(space, a, b), init=(f, g))
-        count = count + 10 * (found.errors >= 0).sum()
-        over = found.converged | (count >= max_iterations) | ~jnp.isfinite(found.f[0])
-        return found.f, found.g, jnp.maximum(eps / FACTOR, 1.0), count, last & over
+        f, g, iterations, converged = run_sinkhorn(space, (a, b), (f, g), goal, CHUNK)
+        count = count + iterations
+        over = converged | (count >= max_iterations) | ~jnp.isfinite(f[0])
+        return f, g, jnp.maximum(eps / FACTOR, 1.0), count, last & over
 
-    spread = _spread(left, right, a, b)
-    eps = jnp.where(anneal, jnp.maximum(spread / GENTLE, 1.0), 1.0)
-    begin = (f + log_a, g + log_b, eps, jnp.asarray(0), jnp.asarray(False))
+    eps = jnp.where(anneal, jnp.maximum(_cost_range(problem) / GENTLE, 1.0), 1.0)
+    begin = (potentials[0] + log_a, potentials[1] + log_b, eps, jnp.asarray(0), jnp.asarray(False))
     f, g, _, count, _ = jax.lax.while_loop(lambda carry: ~carry[-1], chunk, begin)
     g = jnp.where(b > 0, g - log_b, 0.0)
-    # Whatever ott reached, rows are made exact and columns are checked, here.
-    f = -log_sum_exp(left, right, jnp.maximum(g + log_b, -1e30), 1.0, rows)
-    columns = log_sum_exp(right, left, jnp.maximum(f + log_a, -1e30), 1.0, tile or m)
-    error = (b * jnp.abs(jnp.expm1(g + columns))).sum()
+    # Whether or not ott converged: rows are made exact and the error of the columns is measured.
+    f = -log_sum_exp(left, right, g + log_b, 1.0, rows)
+    excess = log_sum_exp(right, left, f + log_a, 1.0, columns)
+    error = (b * jnp.abs(jnp.expm1(g + excess))).sum()
     objective = (a * f).sum() + (b * g).sum()
-    mean, scatter = _ends(left, right, f, g + log_b, points, rows)
-    return Solution(f, g, objective, error, count, mean, scatter)
+    return f, g, objective, error, count, *_end_moments(problem, f, g + log_b, rows)
 
 
-def _spread(left: Any, right: Any, a: Any, b: Any) -> Any:
+def _cost_range(problem: TransportProblems) -> Array:
     """Range of the costs of a sample of the starts."""
-    some = jnp.linspace(0, len(left) - 1, min(len(left), 64)).astype(int)
-    cost = -left[some] @ right.T
-    used = (a[some] > 0)[:, None] & (b > 0)[None]
+    left, right, a, b, _ = problem
+    sample = jnp.linspace(0, len(left) - 1, min(len(left), 64)).astype(int)
+    cost = -left[sample] @ right.T
+    used = (a[sample] > 0)[:, None] & (b > 0)[None]
     return jnp.where(used, cost, -jnp.inf).max() - jnp.where(used, cost, jnp.inf).min()
 
 
-def _ends(left: Any, right: Any, f: Any, shift: Any, points: Any, tile: int) -> tuple[Any, Any]:
+def _end_moments(problem: TransportProblems, f: Array, shift: Array, tile: int) -> tuple[Array, Array]:
     """Mean [n, d] and scatter [n, d, d] of the end points of each start under the coupling."""
-    middle = points.mean(axis=0)
-    away = points - middle
+    middle = problem.ends.mean(axis=0)
+    offset = problem.ends - middle
+    d = offset.shape[1]
 
-    def row_tile(given: Any) -> Any:
+    def row_tile(given: tuple[Array, Array]) -> tuple[Array, Array]:
         rows, own = given
-        share = jnp.exp(rows @ right.T + own[:, None] + jnp.maximum(shift, -1e30)[None])
-        mean = share @ away
-        d = away.shape[1]
-        second = (share @ (away[:, :, None] * away[:, None]).reshape(-1, d * d)).reshape(-1, d, d)
+        share = jnp.exp(rows @ problem.right.T + own[:, None] + jnp.maximum(shift, NO_WEIGHT)[None])
+        mean = share @ offset
+        second = (share @ (offset[:, :, None] * offset[:, None]).reshape(-1, d * d)).reshape(-1, d, d)
         return mean + middle, second - mean[:, :, None] * mean[:, None]
 
-    return over_tiles(row_tile, (left, f), tile)
+    return over_tiles(row_tile, (problem.left, f), tile)

@@ -1,4 +1,4 @@
-"""Flat coordinates in which a surface over sites lives: a box of half-width one on the plane, kilometres scaled."""
+"""Coordinate frames of surfaces over sites: centred, scaled to [-1, 1], projected where sites are on the sphere."""
 
 from __future__ import annotations
 
@@ -8,46 +8,45 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.models.space.geometry import EARTH_RADIUS, as_sites, check_same_space, positions
-from tercet.models.space.sites import Sites
+from tercet.models.space.sites import Metric, Sites
 
-CAP = np.cos(np.radians(60.0))
-"""Sites within 60 degrees of their centre are projected (Lambert's equal-area), others stay on the ball."""
+LARGEST_ANGLE = 60.0
+"""Sites within so many degrees of their centre are projected (Lambert's equal-area); others stay on the unit sphere."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Maps sites to [n, q], |x| <= 1 over the sites it was built for.
+    """Map sites to coordinates [n, q] with absolute values of at most 1 for the sites that it was built from.
 
-    Attributes
+    Parameters
     ----------
     metric : of the sites
-    center : array [d] of the plane; unit vector [3] on the sphere
-    scale : units (kilometres) per unit of the frame
-    flat : False where the sphere is seen as the unit ball, q = 3
+    center : on the plane the middle [d] of their bounding box, on the sphere a unit vector [3]
+    scale : units of the metric per unit of the frame
+    flat : False for sites on the sphere that are not projected: unit vectors, q = 3
     """
 
-    metric: str
+    metric: Metric
     center: tuple[float, ...]
     scale: float
     flat: bool = True
 
     @classmethod
     def around(cls, *sites: Sites | ArrayLike) -> Frame:
-        """Build the frame that holds all these sites."""
-        known = [as_sites("sites", each) for each in sites]
-        for other in known[1:]:
-            check_same_space(known[0], other)
-        metric, points = known[0].metric, np.concatenate([positions(each) for each in known])
+        """Build the frame of all these sites together."""
+        given = [as_sites("sites", each) for each in sites]
+        for other in given[1:]:
+            check_same_space(given[0], other)
+        metric, points = given[0].metric, np.concatenate([positions(each) for each in given])
         if metric == "plane":
             low, high = points.min(axis=0), points.max(axis=0)
             return cls(metric, tuple((low + high) / 2), float((high - low).max() / 2) or 1.0)
         center = points.mean(axis=0)
         length = float(np.linalg.norm(center))
-        if length < 0.1 or (points @ (center / length)).min() < CAP:
+        if length < 0.1 or (points @ (center / length)).min() < np.cos(np.radians(LARGEST_ANGLE)):
             return cls(metric, (0.0, 0.0, 0.0), EARTH_RADIUS, flat=False)
         center = center / length
-        reach = float(np.abs(_lambert(points, center)).max())
-        return cls(metric, tuple(center), reach or 1.0)
+        return cls(metric, tuple(center), float(np.abs(_lambert(points, center)).max()) or 1.0)
 
     @property
     def dim(self) -> int:
@@ -61,7 +60,7 @@ class Frame:
             raise ValueError(f"the surface lives on the {self.metric}, the sites on the {known.metric}.")
         points, center = positions(known), np.asarray(self.center)
         if self.metric == "plane":
-            return (points - center) / self.scale
+            return np.asarray((points - center) / self.scale)
         return _lambert(points, center) / self.scale if self.flat else points
 
 
@@ -72,4 +71,4 @@ def _lambert(points: np.ndarray, center: np.ndarray) -> np.ndarray:
     east /= np.linalg.norm(east)
     north = np.cross(center, east)
     stretch = np.sqrt(2 / np.maximum(1 + points @ center, 1e-12))
-    return EARTH_RADIUS * stretch[:, None] * np.stack([points @ east, points @ north], axis=1)
+    return np.asarray(EARTH_RADIUS * stretch[:, None] * np.stack([points @ east, points @ north], axis=1))

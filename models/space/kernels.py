@@ -1,18 +1,20 @@
-"""Stationary covariance functions, for NumPy and for JAX arrays alike, and draws of their spectra."""
+"""Stationary covariance functions, for NumPy and for JAX arrays, and draws from their spectral densities."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Kernel = Literal["matern 1/2", "matern 3/2", "matern 5/2", "squared exponential"]
+Array = TypeVar("Array", np.ndarray, jax.Array)
 SMOOTHNESS = {"matern 1/2": 0.5, "matern 3/2": 1.5, "matern 5/2": 2.5}
-KERNELS = (*SMOOTHNESS, "squared exponential")
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 
-def covariance(kernel: str, x: Any, y: Any, length: Any) -> Any:
+def covariance(kernel: Kernel, x: Array, y: Array, length: float | Array) -> Array:
     """Correlations [n, m] of points x [n, q] and y [m, q] at Euclidean distance r, in units u = r / length.
 
     matern 1/2  exp(-u);   matern 3/2  (1 + sqrt(3) u) exp(-sqrt(3) u);
@@ -22,39 +24,49 @@ def covariance(kernel: str, x: Any, y: Any, length: Any) -> Any:
     ----------
     Rasmussen, Williams (2006), Gaussian Processes for Machine Learning, section 4.2.
     """
-    xp: Any = jnp if any(isinstance(each, jax.Array) for each in (x, y, length)) else np
-    gap = squares(x, y) / length**2
+    xp = _module(x, y, length)
+    squared = squared_distances(x, y) / length**2
+    values: Array
     if kernel == "squared exponential":
-        return xp.exp(-0.5 * gap)
-    u = xp.sqrt(2 * SMOOTHNESS[kernel] * gap + 1e-30)  # a derivative at zero, too
+        values = xp.exp(-0.5 * squared)
+        return values
+    u = xp.sqrt(2 * SMOOTHNESS[kernel] * squared + 1e-30)  # differentiable at zero
     if kernel == "matern 1/2":
-        return xp.exp(-u)
-    return (1 + u) * xp.exp(-u) if kernel == "matern 3/2" else (1 + u + u**2 / 3) * xp.exp(-u)
+        values = xp.exp(-u)
+    else:
+        values = (1 + u) * xp.exp(-u) if kernel == "matern 3/2" else (1 + u + u**2 / 3) * xp.exp(-u)
+    return values
 
 
-def squares(x: Any, y: Any) -> Any:
+def squared_distances(x: Array, y: Array) -> Array:
     """Squared Euclidean distances [n, m]."""
-    xp: Any = jnp if any(isinstance(each, jax.Array) for each in (x, y)) else np
-    return xp.maximum(xp.square(x).sum(axis=-1)[:, None] + xp.square(y).sum(axis=-1) - 2 * x @ y.T, 0.0)
+    xp = _module(x, y)
+    squared: Array = xp.maximum(xp.square(x).sum(axis=-1)[:, None] + xp.square(y).sum(axis=-1) - 2 * x @ y.T, 0.0)
+    return squared
 
 
-def slope_over_distance(kernel: str, gap: np.ndarray, length: float) -> np.ndarray:
+def derivative_over_distance(kernel: Kernel, squared: np.ndarray, length: float) -> np.ndarray:
     """k'(r) / r [n, m] at squared distances r^2: the gradient of k(|x - y|) in x is this times x - y."""
     if kernel == "squared exponential":
-        return -np.exp(-0.5 * gap / length**2) / length**2
+        return np.asarray(-np.exp(-0.5 * squared / length**2) / length**2)
     nu = SMOOTHNESS[kernel]
-    u = np.sqrt(2 * nu * gap) / length
+    u = np.sqrt(2 * nu * squared) / length
     if nu == 1.5:
-        return -3 * np.exp(-u) / length**2
+        return np.asarray(-3 * np.exp(-u) / length**2)
     if nu == 2.5:
-        return -5 / 3 * (1 + u) * np.exp(-u) / length**2
+        return np.asarray(-5 / 3 * (1 + u) * np.exp(-u) / length**2)
     raise ValueError(f"a surface with the {kernel} kernel is nowhere smooth: it has no gradient.")
 
 
-def frequencies(kernel: str, length: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Frequencies [count, q] whose law is the kernel's spectral density: normal, or Student's with 2 nu degrees."""
+def frequencies(kernel: Kernel, length: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Frequencies [count, q] drawn from the kernel's spectral density: normal, or Student's t with 2 nu degrees."""
     normal = rng.standard_normal(shape) / length
     if kernel == "squared exponential":
         return normal
     freedom = 2 * SMOOTHNESS[kernel]
-    return normal / np.sqrt(rng.chisquare(freedom, (shape[0], 1)) / freedom)
+    return np.asarray(normal / np.sqrt(rng.chisquare(freedom, (shape[0], 1)) / freedom))
+
+
+def _module(*arrays: float | np.ndarray | jax.Array) -> Any:
+    """The array module: JAX's where any array is JAX's, otherwise NumPy."""
+    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np

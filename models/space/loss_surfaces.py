@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,39 +21,44 @@ from numpyro.contrib.hsgp.spectral_densities import (
 from tercet.models._inputs import as_floats, as_jax, is_concrete
 from tercet.models.space.basis_normal import BasisNormal
 from tercet.models.space.frames import Frame
-from tercet.models.space.kernels import KERNELS, SMOOTHNESS, covariance
+from tercet.models.space.kernels import KERNELS, SMOOTHNESS, Array, Kernel, covariance
 from tercet.models.space.sites import Sites
 
-FAMILIES = ("normal", "log-normal", "gamma", "student")
+Family = Literal["normal", "log-normal", "gamma", "student"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+POSITIVE = ("log-normal", "gamma")
+"""Families of positive losses: the surface is the logarithm of the expected loss, up to a constant."""
 WALL = 1.5
-"""Half-width of the box of the basis, in units of the frame: beyond the sites, where it is forced to zero."""
+"""Half-width of the box of the basis, in units of the frame; at its boundary the process is zero."""
 BASIS = {1: 64, 2: 24, 3: 12}
-"""Eigenfunctions a dimension, by dimension: the finest features are a tenth of the sites' extent in two."""
+"""Eigenfunctions per dimension, by number of dimensions; 24 resolve a tenth of the extent of the sites."""
 JITTER = 1e-8
 
 
 @dataclass(frozen=True)
 class LossSurface:
-    """Losses at sites, around a surface f(s) = level + Gaussian process: `model(sites, losses)`.
+    """Losses at sites around a surface f(s) = level + Gaussian process: `model(sites, losses)`.
 
     normal      loss ~ Normal(f(s), noise^2),               expected loss f
     log-normal  log loss ~ Normal(f(s), noise^2),           expected loss exp(f + noise^2 / 2)
     gamma       loss ~ Gamma(shape, mean exp(f(s))),        expected loss exp(f)
     student     loss ~ StudentT(freedom, f(s), noise),      expected loss f
 
-    The process has variance amplitude^2 and the named kernel with `length`. Exact, it costs n^3 (a few thousand
-    sites). Otherwise f = level + Phi(s) w with the first `basis` eigenfunctions a dimension of a box half as large
-    again as the sites, at any n. For the normal families the process is integrated out: what is left are four
-    parameters, and Laplace's approximation of them is good. For the others it is sampled (non-centred): use `nuts`.
+    The process has variance amplitude^2 and the named kernel with `length`. The exact process costs n^3 (a few thousand
+    sites). Otherwise f = level + Phi(s) w with the first `basis` eigenfunctions per dimension of the Laplacian on a box
+    half as large again as the extent of the sites, at any n. For the normal and log-normal families the process is
+    integrated out, which leaves four parameters: `laplace` approximates them well. For the others it is sampled
+    (non-centred): use `nuts`.
 
     Parameters
     ----------
     frame : Frame
-    family : see above. "normal" aims at the mean whatever the law of the losses. "log-normal" and "gamma" need positive
-        losses that have this law: squares of normal errors are gamma of shape 1/2, "log-normal" would treble their mean
+    family : see above. "normal" estimates the mean whatever the distribution of the losses. "log-normal" and "gamma"
+        need positive losses of that distribution: squares of normal errors are gamma with shape 1/2, and "log-normal"
+        would overestimate their mean threefold
     kernel : "matern 1/2", "matern 3/2", "matern 5/2" or "squared exponential"
-    basis : eigenfunctions a dimension; 0 for the exact process
-    center, spread : of the (log) losses: the priors' units
+    basis : eigenfunctions per dimension; 0 for the exact process
+    center, spread : location and scale of the priors: mean and standard deviation of the (log) losses
 
     Sites
     -----
@@ -78,8 +84,9 @@ class LossSurface:
     """
 
     frame: Frame
-    family: str = "normal"
-    kernel: str = "matern 3/2"
+    _: KW_ONLY
+    family: Family = "normal"
+    kernel: Kernel = "matern 3/2"
     basis: int = 24
     center: float = 0.0
     spread: float = 1.0
@@ -95,104 +102,133 @@ class LossSurface:
             )
 
     @classmethod
-    def around(cls, losses: ArrayLike, *sites: Sites | ArrayLike, **options: Any) -> LossSurface:
-        """Surface over all these sites (validation and test), its priors in units of the losses."""
+    def around(
+        cls,
+        losses: ArrayLike,
+        *sites: Sites | ArrayLike,
+        family: Family = "normal",
+        kernel: Kernel = "matern 3/2",
+        basis: int | None = None,
+        center: float | None = None,
+        spread: float | None = None,
+    ) -> LossSurface:
+        """Build a surface over all these sites (validation and test), its priors in units of the losses.
+
+        Parameters
+        ----------
+        losses : array [n]
+        sites : Sites or arrays [., d], which the frame has to hold
+        family, kernel : as of the class
+        basis : by default 64, 24 or 12 eigenfunctions per dimension in one, two or three dimensions, 0 beyond
+        center, spread : by default mean and standard deviation of the (log) losses
+        """
         frame = Frame.around(*sites)
         values = as_floats("losses", losses, 1).astype(np.float64)
-        family = options.get("family", "normal")
         _check_positive(values, family)
-        seen = np.log(values) if family in ("log-normal", "gamma") else values
-        spread = float(seen.std()) or 1.0
-        options = {"basis": BASIS.get(frame.dim, 0), "center": float(seen.mean()), "spread": spread} | options
-        return cls(frame, **options)
+        response = np.log(values) if family in POSITIVE else values
+        return cls(
+            frame,
+            family=family,
+            kernel=kernel,
+            basis=BASIS.get(frame.dim, 0) if basis is None else basis,
+            center=float(response.mean()) if center is None else center,
+            spread=(float(response.std()) or 1.0) if spread is None else spread,
+        )
 
     @property
     def collapsed(self) -> bool:
         """Whether the process is integrated out."""
         return self.family in ("log-normal", "normal")
 
-    def functions(self, coordinates: Any) -> Any:
+    def functions(self, coordinates: jax.Array) -> jax.Array:
         """Eigenfunctions [n, basis^q] at coordinates [n, q] of the frame."""
-        return eigenfunctions(coordinates, WALL, [self.basis] * self.frame.dim)
+        values: jax.Array = eigenfunctions(coordinates, WALL, [self.basis] * self.frame.dim)
+        return values
 
-    def slopes(self, coordinates: Any) -> Any:
-        """Their derivatives [q, n, basis^q] along the axes of the frame."""
+    def derivatives(self, coordinates: jax.Array) -> jax.Array:
+        """Derivatives [q, n, basis^q] of the eigenfunctions along the axes of the frame."""
         units = jnp.eye(self.frame.dim, dtype=coordinates.dtype)
-        along = [jnp.broadcast_to(unit, coordinates.shape) for unit in units]
-        return jnp.stack([jax.jvp(self.functions, (coordinates,), (tangent,))[1] for tangent in along])
+        directions = [jnp.broadcast_to(unit, coordinates.shape) for unit in units]
+        return jnp.stack([jax.jvp(self.functions, (coordinates,), (direction,))[1] for direction in directions])
 
-    def scales(self, amplitude: Any, length: Any) -> Any:
-        """Prior standard deviations [basis^q] of the weights: roots of the kernel's spectral density."""
-        shape = {"ell": WALL, "m": [self.basis] * self.frame.dim, "dim": self.frame.dim}
+    def scales(self, amplitude: float | jax.Array, length: float | jax.Array) -> jax.Array:
+        """Prior standard deviations [basis^q] of the weights: square roots of the kernel's spectral density."""
+        box = {"ell": WALL, "m": [self.basis] * self.frame.dim, "dim": self.frame.dim}
         if self.kernel == "squared exponential":
-            density = diag_spectral_density_squared_exponential(alpha=amplitude, length=length, **shape)
+            density = diag_spectral_density_squared_exponential(alpha=amplitude, length=length, **box)
         else:
-            density = diag_spectral_density_matern(SMOOTHNESS[self.kernel], amplitude, length, **shape)
+            density = diag_spectral_density_matern(SMOOTHNESS[self.kernel], amplitude, length, **box)
         return jnp.sqrt(density)
 
-    def __call__(self, sites: Any, losses: Any = None) -> None:
+    def covariance(self, x: Array, y: Array, amplitude: float | Array, length: float | Array) -> Array:
+        """Prior covariances [n, m] of the exact process between coordinates x [n, q] and y [m, q] of the frame."""
+        return amplitude**2 * covariance(self.kernel, x, y, length)
+
+    def expected(self, surface: np.ndarray | float, parameters: Mapping[str, np.ndarray | float]) -> np.ndarray | float:
+        """Expected loss where the surface has these values, given the parameters of the family."""
+        if self.family == "log-normal":
+            return np.exp(surface + 0.5 * np.square(parameters["noise"]))
+        return np.exp(surface) if self.family == "gamma" else surface
+
+    def __call__(self, sites: Sites | ArrayLike, losses: ArrayLike | None = None) -> None:
         """Sample the parameters and observe the losses."""
-        places = as_jax(self.frame.coordinates(sites))
-        seen = None if losses is None else _as_seen(losses, self.family)
+        coordinates = as_jax(self.frame.coordinates(sites))
+        response = None if losses is None else _response(losses, self.family)
         level = numpyro.sample("level", dist.Normal(self.center, 2 * self.spread))
         amplitude = numpyro.sample("amplitude", dist.HalfNormal(1.5 * self.spread))
         length = numpyro.sample("length", dist.LogNormal(np.log(0.4), 0.7))
         if self.collapsed:
             noise = numpyro.sample("noise", dist.HalfNormal(1.5 * self.spread))
-            numpyro.sample("losses", self._marginal(places, level, amplitude, length, noise), obs=seen)
+            marginal = self._marginal(coordinates, level, amplitude, length, noise)
+            numpyro.sample("losses", marginal, obs=response)
             return
-        root = self._root(places, amplitude, length)
-        base = numpyro.sample("process", dist.Normal(0.0, 1.0).expand([root.shape[1]]).to_event(1))
-        surface = numpyro.deterministic("surface", level + root @ base)
+        root = self._root(coordinates, amplitude, length)
+        white = numpyro.sample("process", dist.Normal(0.0, 1.0).expand([root.shape[1]]).to_event(1))
+        surface = numpyro.deterministic("surface", level + root @ white)
         if self.family == "gamma":
             shape = numpyro.sample("shape", dist.LogNormal(0.0, 1.0))
-            law: Any = dist.Gamma(shape, shape * jnp.exp(-surface))
+            likelihood: dist.Distribution = dist.Gamma(shape, shape * jnp.exp(-surface))
         else:
             noise = numpyro.sample("noise", dist.HalfNormal(1.5 * self.spread))
-            law = dist.StudentT(numpyro.sample("freedom", dist.Gamma(2.0, 0.1)), surface, noise)
-        with numpyro.plate("site", len(places)):
-            numpyro.sample("losses", law, obs=seen)
+            likelihood = dist.StudentT(numpyro.sample("freedom", dist.Gamma(2.0, 0.1)), surface, noise)
+        with numpyro.plate("site", len(coordinates)):
+            numpyro.sample("losses", likelihood, obs=response)
 
-    def covariance(self, places: Any, others: Any, amplitude: Any, length: Any) -> Any:
-        """Prior covariances [n, m] of the exact process at coordinates of the frame."""
-        return amplitude**2 * covariance(self.kernel, places, others, length)
-
-    def _marginal(self, places: Any, level: Any, amplitude: Any, length: Any, noise: Any) -> Any:
+    def _marginal(
+        self, coordinates: jax.Array, level: jax.Array, amplitude: jax.Array, length: jax.Array, noise: jax.Array
+    ) -> dist.Distribution:
+        """Distribution of the (log) losses, the process integrated out."""
         if self.basis:
-            return BasisNormal(self._phi(places), level, self.scales(amplitude, length), noise)
-        whole = self.covariance(places, places, amplitude, length)
-        whole += (noise**2 + JITTER * amplitude**2) * jnp.eye(len(places))
-        return dist.MultivariateNormal(jnp.full(len(places), level), whole)
+            return BasisNormal(self._phi(coordinates), level, self.scales(amplitude, length), noise)
+        total = self.covariance(coordinates, coordinates, amplitude, length)
+        total += (noise**2 + JITTER * amplitude**2) * jnp.eye(len(coordinates))
+        return dist.MultivariateNormal(jnp.full(len(coordinates), level), total)
 
-    def _root(self, places: Any, amplitude: Any, length: Any) -> Any:
-        """A matrix that turns white noise into the process at the sites."""
+    def _root(self, coordinates: jax.Array, amplitude: jax.Array, length: jax.Array) -> jax.Array:
+        """R [n, b] with R R' the covariance of the process at the sites."""
         if self.basis:
-            return self._phi(places) * self.scales(amplitude, length)
-        whole = covariance(self.kernel, places, places, length) + 10 * JITTER * jnp.eye(len(places))
-        return amplitude * jnp.linalg.cholesky(whole)
+            return self._phi(coordinates) * self.scales(amplitude, length)
+        correlation = covariance(self.kernel, coordinates, coordinates, length)
+        factor: jax.Array = jnp.linalg.cholesky(correlation + 10 * JITTER * jnp.eye(len(coordinates)))
+        return amplitude * factor
 
-    def _phi(self, places: Any) -> Any:
-        with jax.ensure_compile_time_eval():  # no parameter in it: a constant of the program
-            return self.functions(places)
-
-    def expected(self, surface: Any, sites: Any) -> Any:
-        """Expected loss of a surface f under parameters: what the family makes of it."""
-        if self.family == "log-normal":
-            return np.exp(surface + 0.5 * np.square(sites["noise"]))
-        return np.exp(surface) if self.family == "gamma" else surface
+    def _phi(self, coordinates: jax.Array) -> jax.Array:
+        with jax.ensure_compile_time_eval():  # it holds no parameter: a constant of the program
+            return self.functions(coordinates)
 
 
-def _as_seen(losses: Any, family: str) -> Any:
-    """What the model observes: logarithms for the log-normal family."""
-    if not is_concrete(losses):
+def _response(losses: ArrayLike, family: Family) -> jax.Array:
+    """What the model observes: the losses, or their logarithms for the log-normal family."""
+    if isinstance(losses, jax.Array) and not is_concrete(losses):
         return jnp.log(losses) if family == "log-normal" else losses
     values = np.asarray(losses)
     _check_positive(values, family)
-    return as_jax(np.log(values) if family == "log-normal" else values)
+    response: jax.Array = as_jax(np.log(values) if family == "log-normal" else values)
+    return response
 
 
-def _check_positive(values: np.ndarray, family: str) -> None:
-    if family in ("log-normal", "gamma") and not float(values.min()) > 0:
+def _check_positive(values: np.ndarray, family: Family) -> None:
+    if family in POSITIVE and not float(values.min()) > 0:
         zeros = int((values <= 0).sum())
         raise ValueError(
             f"{zeros} loss(es) are zero or negative, which the {family} family cannot have; use family='student' or "

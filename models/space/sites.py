@@ -1,4 +1,4 @@
-"""Sites: where labels are, or where predictions matter, on the plane or on the sphere."""
+"""Sites: locations on the plane or on the sphere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from numpy.typing import ArrayLike
 from tercet.models._inputs import as_floats, as_ids
 from tercet.models._pytree import Container, pytree
 
+Metric = Literal["plane", "sphere"]
+
 
 @pytree("metric", "ids")
 @dataclass(frozen=True)
 class Sites(Container):
-    """Places: where labels are, or where predictions matter.
+    """Locations: where labels were observed, or where predictions are needed.
 
     Parameters
     ----------
@@ -28,13 +30,13 @@ class Sites(Container):
     """
 
     coordinates: np.ndarray
-    metric: Literal["plane", "sphere"] = "plane"
+    metric: Metric = "plane"
     ids: tuple[Hashable, ...] | None = None
 
     def __init__(
         self,
         coordinates: ArrayLike,
-        metric: str = "plane",
+        metric: Metric = "plane",
         ids: Sequence[Hashable] | None = None,
     ) -> None:
         array = as_floats("coordinates", coordinates, 2)
@@ -48,6 +50,11 @@ class Sites(Container):
 
     def __len__(self) -> int:
         return int(self.coordinates.shape[0])
+
+    def take(self, index: slice | ArrayLike) -> Sites:
+        """The sites at these positions (a slice, integers or booleans), with their ids."""
+        kept = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)]
+        return Sites(self.coordinates[kept], self.metric, None if self.ids is None else [self.ids[i] for i in kept])
 
 
 def _check_degrees(array: np.ndarray) -> None:

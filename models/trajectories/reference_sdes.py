@@ -1,31 +1,50 @@
-"""Reference stochastic differential equations dX = b_theta(X, t) dt + s_theta(X, t) dW: drift, volatility, priors."""
+"""Reference stochastic differential equations dX = b_theta(X, t) dt + s_theta(X, t) dW: drift, volatility, priors.
+
+Drifts, volatilities and references are equal, and hash alike, where functions, names and priors are: what was compiled
+for one serves an equal one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import jax.typing
 import numpy as np
 import numpyro
-import numpyro.distributions as dist
+import numpyro.distributions
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
-Theta = dict[str, Any]
-"""Parameters of drift and volatility: site name to value."""
-Field = Callable[[Theta, Any, Any], Any]
-"""(theta, state [d], time) -> [d] (a volatility may also give [d, m])."""
+from tercet.models.trajectories.structure import Structural
+
+Theta = Mapping[str, Array]
+"""Parameters of drift and volatility: name of the site to value."""
+Coefficient = Callable[[Theta, Array, jax.typing.ArrayLike], jax.typing.ArrayLike]
+"""Drift or volatility, (theta, state [d], time) -> [d]; a volatility may also give one number, or [d, m]."""
+Values = Mapping[str, ArrayLike | float]
+"""Name of the site to its value, as a user gives it (at run time a float is not taken for complex)."""
+
+if TYPE_CHECKING:  # not at run time: other types meet a ValueError that names the site
+    from numpyro.distributions import Distribution
+
+    Priors = Mapping[str, Distribution]
+    """Name of the site to its prior distribution."""
 
 
-@dataclass(frozen=True)
-class Drift:
+@dataclass(frozen=True, eq=False)
+class Drift(Structural):
     """b_theta(x, t) [d] and the priors of its parameters; `+` adds two drifts.
 
     Parameters
     ----------
     function : callable (theta, x, t) -> array [d]
-        theta is a dict of the sites in `priors`, x the state [d], t the time; written with jax.numpy.
+        theta is a dict of the sites in `priors`, x the state [d], t the time; written with jax.numpy. A function
+        defined at module level, or a `functools.partial` of one, makes two drifts equal; a lambda equals only itself.
     priors : dict of site name -> NumPyro distribution
         In the units of the data and of its times.
     names : sequence of d names of coordinates
@@ -44,14 +63,14 @@ class Drift:
     ['rate', 'volatility']
     """
 
-    function: Field
-    priors: Mapping[str, Any]
+    function: Coefficient
+    priors: Priors
     names: tuple[str, ...]
     affine: bool = False
 
-    def __init__(self, function: Field, priors: Mapping[str, Any], names: Any, affine: bool = False) -> None:
+    def __init__(self, function: Coefficient, priors: Priors, names: Sequence[object], affine: bool = False) -> None:
         for site, prior in priors.items():
-            _check_prior(site, prior)
+            check_prior(site, prior)
         labels = tuple(str(name) for name in names)
         if not labels or len(set(labels)) != len(labels):
             raise ValueError(f"names must be the distinct names of the coordinates, got {labels}.")
@@ -71,35 +90,36 @@ class Drift:
             raise ValueError(
                 f"both drifts have a parameter {sorted(shared)[0]!r}; tell them apart: drift.prefixed('second_')."
             )
-        first, second = self.function, other.function
-        return Drift(
-            lambda theta, x, t: first(theta, x, t) + second(theta, x, t),
-            {**self.priors, **other.priors},
-            self.names,
-            self.affine and other.affine,
-        )
+        priors = {**self.priors, **other.priors}
+        return Drift(partial(_sum, self.function, other.function), priors, self.names, self.affine and other.affine)
 
     def prefixed(self, prefix: str) -> Drift:
         """Give the same drift with `prefix` before the name of each parameter."""
-        function, sites = self.function, tuple(self.priors)
-        return Drift(
-            lambda theta, x, t: function({site: theta[prefix + site] for site in sites}, x, t),
-            {prefix + site: prior for site, prior in self.priors.items()},
-            self.names,
-            self.affine,
-        )
+        function = partial(_without_prefix, self.function, prefix, tuple(self.priors))
+        priors = {prefix + site: prior for site, prior in self.priors.items()}
+        return Drift(function, priors, self.names, self.affine)
 
-    def with_priors(self, **priors: Any) -> Drift:
+    def with_priors(self, **priors: Distribution) -> Drift:
         """Give the same drift with other priors for some of its parameters."""
         unknown = [site for site in priors if site not in self.priors]
         if unknown:
-            raise ValueError(f"no parameter {unknown[0]!r} here; this drift has {sorted(self.priors)}.")
+            raise ValueError(f"no parameter {unknown[0]!r} in this drift; it has {sorted(self.priors)}.")
         return Drift(self.function, {**self.priors, **priors}, self.names, self.affine)
 
 
-@dataclass(frozen=True)
-class Volatility:
-    """s_theta(x, t) as [d] (independent noise a coordinate) or [d, m], and the priors of its parameters.
+def _sum(first: Coefficient, second: Coefficient, theta: Theta, x: Array, t: jax.typing.ArrayLike) -> Array:
+    return jnp.add(first(theta, x, t), second(theta, x, t))
+
+
+def _without_prefix(
+    function: Coefficient, prefix: str, sites: tuple[str, ...], theta: Theta, x: Array, t: Array
+) -> jax.typing.ArrayLike:
+    return function({site: theta[prefix + site] for site in sites}, x, t)
+
+
+@dataclass(frozen=True, eq=False)
+class Volatility(Structural):
+    """s_theta(x, t) as [d] (independent noise in each coordinate) or [d, m], and the priors of its parameters.
 
     Parameters
     ----------
@@ -108,14 +128,14 @@ class Volatility:
     state_free : whether s does not depend on the state
     """
 
-    function: Field
-    priors: Mapping[str, Any]
+    function: Coefficient
+    priors: Priors
     state_free: bool = False
 
 
-@dataclass(frozen=True)
-class ReferenceSDE:
-    """dX = b_theta(X, t) dt + s_theta(X, t) dW with priors on theta: the family that trajectories come from.
+@dataclass(frozen=True, eq=False)
+class ReferenceSDE(Structural):
+    """dX = b_theta(X, t) dt + s_theta(X, t) dW with priors on theta: the model of how particles move.
 
     Parameters
     ----------
@@ -128,6 +148,8 @@ class ReferenceSDE:
     >>> sde = ReferenceSDE(lotka_volterra(), proportional_volatility())
     >>> sde.names, list(sde.priors)
     (('prey', 'predator'), ['alpha', 'beta', 'gamma', 'delta', 'volatility'])
+    >>> sde == ReferenceSDE(lotka_volterra(), proportional_volatility())
+    True
     """
 
     drift: Drift
@@ -149,34 +171,34 @@ class ReferenceSDE:
         return self.drift.names
 
     @property
-    def priors(self) -> dict[str, Any]:
+    def priors(self) -> dict[str, Distribution]:
         """Priors of all parameters, drift first."""
         return {**self.drift.priors, **self.volatility.priors}
 
     @property
     def affine(self) -> bool:
-        """Whether transitions are exactly Gaussian with a covariance that no start changes."""
+        """Whether transitions are exactly Gaussian, with a covariance that does not depend on the start."""
         return self.drift.affine and self.volatility.state_free
 
-    def b(self, theta: Theta, x: Any, t: Any) -> Any:
-        """Drift at one state [d]."""
+    def b(self, theta: Theta, x: Float[Array, " d"], t: jax.typing.ArrayLike) -> Float[Array, " d"]:
+        """Drift at one state."""
         return jnp.broadcast_to(jnp.asarray(self.drift.function(theta, x, t)), x.shape)
 
-    def root(self, theta: Theta, x: Any, t: Any) -> Any:
-        """Volatility at one state as a matrix [d, m]."""
+    def volatility_matrix(self, theta: Theta, x: Float[Array, " d"], t: jax.typing.ArrayLike) -> Float[Array, "d m"]:
+        """Volatility s at one state, as a matrix."""
         value = jnp.asarray(self.volatility.function(theta, x, t))
         return value if value.ndim == 2 else jnp.diag(jnp.broadcast_to(value, x.shape))
 
-    def diffusion(self, theta: Theta, x: Any, t: Any) -> Any:
-        """S s' [d, d] at one state."""
+    def diffusion(self, theta: Theta, x: Float[Array, " d"], t: jax.typing.ArrayLike) -> Float[Array, "d d"]:
+        """Diffusion matrix s s' at one state."""
         value = jnp.asarray(self.volatility.function(theta, x, t))
         return value @ value.T if value.ndim == 2 else jnp.diag(jnp.broadcast_to(value, x.shape) ** 2)
 
-    def sample_parameters(self) -> Theta:
+    def sample_parameters(self) -> dict[str, Array]:
         """Sample every parameter from its prior, as NumPyro sites (inside a model)."""
-        return {site: numpyro.sample(site, prior) for site, prior in self.priors.items()}
+        return {site: jnp.asarray(numpyro.sample(site, prior)) for site, prior in self.priors.items()}
 
-    def parameters(self, theta: Mapping[str, Any]) -> Theta:
+    def parameters(self, theta: Values) -> dict[str, Array]:
         """Check values of all parameters and give them as JAX arrays."""
         missing = [site for site in self.priors if site not in theta]
         if missing:
@@ -192,61 +214,7 @@ class ReferenceSDE:
         return values
 
 
-def constant_volatility(value: float | None = None, prior: Any = None) -> Volatility:
-    """S = volatility, one number for all coordinates and states; learned where `value` is None.
-
-    Parameters
-    ----------
-    value : known volatility (data units / sqrt(time unit)), or None
-    prior : NumPyro distribution of the site `volatility`; default LogNormal(log 0.3, 1.5)
-    """
-    return _scaled(value, prior, lambda level, x: level, state_free=True)
-
-
-def proportional_volatility(value: float | None = None, prior: Any = None) -> Volatility:
-    """s(x) = volatility * x, coordinate by coordinate: noise that grows with the state.
-
-    Parameters
-    ----------
-    value : known volatility (1 / sqrt(time unit)), or None
-    prior : NumPyro distribution of the site `volatility`; default LogNormal(log 0.3, 1.5)
-    """
-    return _scaled(value, prior, lambda level, x: level * x, state_free=False)
-
-
-def diagonal_volatility(dim: int, value: Any = None, prior: Any = None) -> Volatility:
-    """S = diag(volatility), one number a coordinate, learned where `value` is None.
-
-    Parameters
-    ----------
-    dim : number of coordinates d
-    value : d known volatilities, zero where a coordinate has no noise of its own; or None
-    prior : NumPyro distribution of one entry of the site `volatility` [d]; default LogNormal(log 0.3, 1.5)
-    """
-    if value is None:
-        base = _volatility_prior() if prior is None else prior
-        _check_prior("volatility", base)
-        return Volatility(lambda theta, x, t: theta["volatility"], {"volatility": base.expand([dim]).to_event(1)}, True)
-    known = np.asarray(value, dtype=np.float64)
-    if known.shape != (dim,) or not np.isfinite(known).all() or (known < 0).any() or not known.any():
-        raise ValueError(f"value must be {dim} volatilities >= 0, not all zero, got {value}.")
-    return Volatility(lambda theta, x, t: jnp.asarray(known.astype(x.dtype)), {}, True)
-
-
-def _scaled(value: float | None, prior: Any, function: Callable[[Any, Any], Any], state_free: bool) -> Volatility:
-    if value is None:
-        base = _volatility_prior() if prior is None else prior
-        _check_prior("volatility", base)
-        return Volatility(lambda theta, x, t: function(theta["volatility"], x), {"volatility": base}, state_free)
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"a known volatility must be positive, got {value!r}; leave it out to learn it.")
-    return Volatility(lambda theta, x, t: function(value, x), {}, state_free)
-
-
-def _volatility_prior() -> Any:
-    return dist.LogNormal(float(np.log(0.3)), 1.5)
-
-
-def _check_prior(site: str, prior: Any) -> None:
-    if not isinstance(prior, dist.Distribution):
+def check_prior(site: str, prior: object) -> None:
+    """Raise where the prior of a site is no NumPyro distribution."""
+    if not isinstance(prior, numpyro.distributions.Distribution):
         raise ValueError(f"the prior of {site!r} must be a NumPyro distribution, got {prior!r}.")

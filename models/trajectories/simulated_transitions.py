@@ -12,15 +12,15 @@ The random numbers are the same at all parameters: the density is as smooth in t
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.typing
 import numpy as np
 from jaxtyping import Array, Float
 
-from tercet.models._inputs import as_jax, as_key
-from tercet.models.trajectories.linear_noise import FAR, Moments, moments
+from tercet.models._inputs import KeyLike, as_jax, as_key
+from tercet.models.trajectories.linear_noise import FAR, TransitionMoments, data_scale, linear_noise_moments
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 
 
@@ -30,29 +30,31 @@ def simulated_moments(
     starts: Float[Array, "n d"],
     times: np.ndarray,
     paths: int,
+    *,
     steps: int = 20,
     substeps: int = 5,
-    key: Any = 0,
-    root: Any = None,
-    scale: float | Any = None,
-) -> Moments:
+    key: KeyLike = 0,
+    start_factor: Array | None = None,
+    scale: jax.typing.ArrayLike | None = None,
+) -> TransitionMoments:
     """Moments of the last steps to times[1:] of `paths` paths from each start: leading axes [K, n * paths].
 
-    Paths i * paths to (i + 1) * paths - 1 belong to start i; the law of a particle at times[k] is the equal mixture of
-    Normal(mean[k], covariance[k]) over them. A path takes Runge-Kutta steps of the drift and Euler-Maruyama's of the
-    noise: X <- RK4(X, dt) + s(X, t) sqrt(dt) Z, whose error is small with dt^4 + noise^2 dt where Euler-Maruyama's own
-    is dt however small the noise. A step that would leave the range of the data by far (`FAR`) ends at the bound.
+    Paths i * paths to (i + 1) * paths - 1 belong to start i; a particle at times[k] has the equal mixture of
+    Normal(mean[k], covariance[k]) over them. A path takes Runge-Kutta steps of the drift and Euler-Maruyama steps of
+    the noise: X <- RK4(X, dt) + s(X, t) sqrt(dt) Z, whose error is small with dt^4 + noise^2 dt where that of
+    Euler-Maruyama is dt however small the noise. A step that would leave the range of the data by far (`FAR`) ends at
+    the bound.
 
     Parameters
     ----------
     sde, theta : the reference and its parameters
     starts : array [n, d]
     times : NumPy array [K + 1], or [K + 1, n] where starts have times of their own
-    paths : number M of paths a start
+    paths : number M of paths from each start
     steps : steps of a path from one time to the next; h is rounded to a whole number of them
     substeps : Runge-Kutta steps that linear noise would take from one time to the next; the last step takes its share
     key : int seed or JAX key
-    root : array [d, d], square root of the covariance of the starts; default zero
+    start_factor : array [d, d], C with C C' the covariance of the starts; default zero
     scale : length scale of the data; default the largest absolute start
 
     References
@@ -60,29 +62,29 @@ def simulated_moments(
     Pedersen (1995), Scandinavian Journal of Statistics 22; Milstein and Tretyakov (1997), SIAM Journal on Scientific
     Computing 18 (small noise); Scott (2015), Multivariate Density Estimation, section 6.3.
     """
-    d, count, key = starts.shape[1], len(starts) * paths, as_key(key)
-    size = jnp.maximum(jnp.abs(starts).max(), 1e-3) if scale is None else jnp.asarray(scale)
+    d, count = starts.shape[1], len(starts) * paths
+    size = data_scale(starts, scale)
     clock = np.broadcast_to(times[:, None] if times.ndim == 1 else times, (len(times), len(starts)))
     clock = np.repeat(clock, paths, axis=1)
     last = last_steps(clock, paths, steps, d)
     begin, dt = clock[:-1], np.diff(clock, axis=0) / steps
-    before, keys = as_jax((begin, dt, (steps - last).astype(float))), jax.random.split(key, len(dt) + 1)
+    before, keys = as_jax((begin, dt, (steps - last).astype(float))), jax.random.split(as_key(key), len(dt) + 1)
     x = jnp.repeat(starts, paths, axis=0)
-    if root is not None:
-        x = x + jax.random.normal(keys[-1], (count, d)) @ root.T
+    if start_factor is not None:
+        x = x + jax.random.normal(keys[-1], (count, d)) @ start_factor.T
 
-    sources = jax.eval_shape(sde.root, theta, x[0], jnp.zeros(())).shape[1]
-    move = partial(_step, sde, theta, FAR * size)
+    noises = jax.eval_shape(sde.volatility_matrix, theta, x[0], jnp.zeros(())).shape[1]
+    advance = jax.vmap(partial(_step, sde, theta, FAR * size))
 
     @jax.checkpoint
-    def interval(x: Any, given: Any) -> Any:
+    def interval(x: Array, given: tuple[tuple[Array, Array, Array], Array]) -> tuple[Array, Array]:
         (begin, dt, before), key = given
 
-        def step(state: tuple[Any, Any], i: Any) -> tuple[tuple[Any, Any], None]:
+        def step(state: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
             x, near = state
             near = jnp.where((before == i)[:, None], x, near)
-            noise = jax.random.normal(jax.random.fold_in(key, i), (count, sources))
-            return (jax.vmap(move)(x, begin + i * dt, dt, noise), near), None
+            noise = jax.random.normal(jax.random.fold_in(key, i), (count, noises))
+            return (advance(x, (begin + i * dt, dt, noise)), near), None
 
         (x, near), _ = jax.lax.scan(step, (x, x), jnp.arange(steps))
         return x, near
@@ -90,20 +92,23 @@ def simulated_moments(
     _, near = jax.lax.scan(interval, x, (before, keys[:-1]))
     ends = as_jax(np.stack([begin + dt * (steps - last), clock[1:]]).reshape(2, -1))
     share = max(1, int(np.ceil(substeps * last.max() / steps)))
-    found = moments(sde, theta, near.reshape(-1, d), ends, share, scale=size)
-    return jax.tree.map(lambda a: a.reshape(len(dt), count, *a.shape[2:]), found)
+    moments = linear_noise_moments(sde, theta, near.reshape(-1, d), ends, substeps=share, scale=size)
+    by_time: TransitionMoments = jax.tree.map(lambda a: a.reshape(len(dt), count, *a.shape[2:]), moments)
+    return by_time
 
 
 def last_steps(clock: np.ndarray, paths: int, steps: int, dim: int) -> np.ndarray:
     """The last step h in steps of a path, from 1 to all of the interval, for each later time of `clock` [K + 1, n]."""
     wanted = (clock[1:] - clock[0]) * paths ** (-2.0 / (dim + 4.0))
-    return np.clip(np.rint(wanted / np.diff(clock, axis=0) * steps), 1, steps)
+    rounded: np.ndarray = np.clip(np.rint(wanted / np.diff(clock, axis=0) * steps), 1, steps)
+    return rounded
 
 
-def _step(sde: ReferenceSDE, theta: Theta, bound: Any, x: Any, t: Any, h: Any, noise: Any) -> Any:
-    """One particle [d] a step later, or at the bound if it would explode."""
+def _step(sde: ReferenceSDE, theta: Theta, bound: Array, x: Array, given: tuple[Array, Array, Array]) -> Array:
+    """One particle [d] a step later, or at the bound if it would explode; given time, length and noise of the step."""
+    t, h, noise = given
 
-    def stage(state: tuple[Any, Any], node: tuple[Any, Any]) -> tuple[tuple[Any, Any], None]:
+    def stage(state: tuple[Array, Array], node: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         slope, total = state
         ahead, share = node
         slope = sde.b(theta, jnp.clip(x + ahead * h * slope, -bound, bound), t + ahead * h)
@@ -112,5 +117,5 @@ def _step(sde: ReferenceSDE, theta: Theta, bound: Any, x: Any, t: Any, h: Any, n
     # A loop, as in linear_noise: written out it takes far longer to compile.
     ahead, share = jnp.array([0.0, 0.5, 0.5, 1.0]), jnp.array([1.0, 2.0, 2.0, 1.0]) / 6.0
     (_, later), _ = jax.lax.scan(stage, (jnp.zeros_like(x), x), (ahead.astype(x.dtype), share.astype(x.dtype)))
-    later = later + jnp.sqrt(h) * (sde.root(theta, x, t) @ noise)
+    later = later + jnp.sqrt(h) * (sde.volatility_matrix(theta, x, t) @ noise)
     return jnp.where(jnp.abs(later).max() < bound, later, bound)

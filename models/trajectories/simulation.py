@@ -1,28 +1,27 @@
-"""Paths of a reference SDE in 64 bit, one compiled program for each shape of the question."""
+"""Simulated paths of a reference SDE, in 64 bit; one compiled program for each reference and shape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from tercet.models._inputs import as_floats, as_jax, as_key
-from tercet.models.trajectories.reference_sdes import ReferenceSDE
+from tercet.models._inputs import KeyLike, as_floats, as_jax, as_key
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta, Values
 
 
 def simulate(
-    sde: ReferenceSDE, theta: Mapping[str, Any], starts: ArrayLike, times: ArrayLike, step: float = 0.01, key: Any = 0
+    sde: ReferenceSDE, theta: Values, starts: ArrayLike, times: ArrayLike, *, step: float = 0.01, key: KeyLike = 0
 ) -> np.ndarray:
-    """Draw one path of dX = b_theta(X, t) dt + s_theta(X, t) dW for each particle, all of them independent.
+    """Draw an independent path of dX = b_theta(X, t) dt + s_theta(X, t) dW from each start.
 
     Every interval between two times is cut into equal substeps h <= `step`: X <- F_h(X) + s(X, t) sqrt(h) Z, with Z
     standard normal and F_h a Runge-Kutta step of the drift alone. Without noise the error is O(h^4); with it moments
-    are off by O(s^2 h) (weak order 1), so where noise is small a step may be far longer than Euler and Maruyama's.
+    are off by O(s^2 h) (weak order 1), so for small noise the step may be far longer than with Euler-Maruyama.
 
     Parameters
     ----------
@@ -69,9 +68,8 @@ def simulate(
     # A gap of 0.30000000000000004 is three substeps of 0.1, not four.
     counts = np.maximum(np.ceil(np.diff(clock) / step * (1.0 - 1e-9)), 1.0)
     with jax.enable_x64(True):
-        given = as_jax((particles, clock[:-1], np.diff(clock) / counts, counts.astype(np.int64)))
-        # Methods of the same object are equal: the program is compiled once for each sde and shape, whatever the step.
-        paths = np.asarray(_paths(sde.b, sde.root, sde.parameters(theta), *given, as_key(key)))
+        starts_at, intervals = as_jax((particles, (clock[:-1], np.diff(clock) / counts, counts.astype(np.int64))))
+        paths = np.asarray(_paths(sde, sde.parameters(theta), starts_at, intervals, as_key(key)))
     lost = ~np.isfinite(paths).all(axis=2)
     if lost.any():
         k = int(np.argmax(lost.any(axis=1)))
@@ -82,24 +80,16 @@ def simulate(
     return paths
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _paths(
-    b: Callable[..., Any],
-    root: Callable[..., Any],
-    theta: Any,
-    starts: Any,
-    begins: Any,
-    steps: Any,
-    counts: Any,
-    key: Any,
-) -> Any:
-    drift, volatility = jax.vmap(b, (None, 0, None)), jax.vmap(root, (None, 0, None))
-    noises = jax.eval_shape(root, theta, starts[0], jnp.zeros(())).shape[1]
+@partial(jax.jit, static_argnums=0)
+def _paths(sde: ReferenceSDE, theta: Theta, starts: Array, intervals: tuple[Array, Array, Array], key: Array) -> Array:
+    """Paths [K, n, d]; of each interval begin, length of a substep and number of substeps, so that any step serves."""
+    drift, volatility = (jax.vmap(function, (None, 0, None)) for function in (sde.b, sde.volatility_matrix))
+    noises = jax.eval_shape(sde.volatility_matrix, theta, starts[0], jnp.zeros(())).shape[1]
 
-    def interval(x: Any, given: Any) -> Any:
-        begin, h, count, key = given
+    def interval(x: Array, given: tuple[tuple[Array, Array, Array], Array]) -> tuple[Array, Array]:
+        (begin, h, count), key = given
 
-        def substep(i: Any, x: Any) -> Any:
+        def substep(i: Array, x: Array) -> Array:
             t = begin + i * h
             noise = jax.random.normal(jax.random.fold_in(key, i), (len(x), noises))
             shock = jnp.einsum("nij,nj->ni", volatility(theta, x, t), noise)
@@ -112,6 +102,5 @@ def _paths(
         x = jax.lax.fori_loop(0, count, substep, x)
         return x, x
 
-    keys = jax.random.split(key, len(steps))
-    _, later = jax.lax.scan(interval, starts, (begins, steps, counts, keys))
+    _, later = jax.lax.scan(interval, starts, (intervals, jax.random.split(key, len(intervals[0]))))
     return jnp.concatenate([starts[None], later])

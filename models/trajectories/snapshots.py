@@ -1,32 +1,32 @@
-"""Snapshots: populations of particles at some times, without identity from one time to the next."""
+"""Snapshots: populations of particles at some times, the particles of different times unrelated."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from tercet.models._inputs import as_floats, as_generator, as_ids, as_indices, is_concrete, same_length
+from tercet.models._inputs import KeyLike, as_floats, as_generator, as_ids, as_indices, is_concrete, same_length
 from tercet.models._pytree import Container, pytree
 
 
 @pytree("names", "observed")
 @dataclass(frozen=True)
 class Snapshots(Container):
-    """Populations of particles seen at some times, without identity from one time to the next.
+    """Populations of particles observed at some times, the particles of different times unrelated.
 
     Parameters
     ----------
     particles : sequence of arrays [n_k, d], or one array [K, n, d]
-        One a time; the numbers n_k may differ.
+        One for each time; the numbers n_k may differ.
     times : increasing array [K]
     names : d unique names of the coordinates, optional (default x0, x1, ...)
     observed : d booleans, optional
-        Which coordinates are seen (default all); the others may hold any finite filler, such as zeros.
+        Which coordinates are observed (default all); the others may hold any finite filler, such as zeros.
     """
 
     particles: tuple[np.ndarray, ...]
@@ -73,7 +73,8 @@ class Snapshots(Container):
     @property
     def center(self) -> np.ndarray:
         """Mean [d] over all particles of all times."""
-        return np.concatenate(self.particles).mean(axis=0)
+        mean: np.ndarray = np.concatenate(self.particles).mean(axis=0)
+        return mean
 
     @property
     def scale(self) -> np.ndarray:
@@ -82,8 +83,8 @@ class Snapshots(Container):
         return np.where(spread > 0, spread, 1.0)
 
     @property
-    def magnitude(self) -> Any:
-        """Largest absolute observed coordinate (1 where all are zero)."""
+    def magnitude(self) -> float | Array:
+        """Largest absolute observed coordinate (1 where all are zero); an array while JAX traces."""
         seen = np.flatnonzero(self.observed)
         if not is_concrete(*self.particles):
             largest = jnp.stack([jnp.abs(cloud[:, seen]).max() for cloud in self.particles]).max()
@@ -91,12 +92,12 @@ class Snapshots(Container):
         return float(max(np.abs(cloud[:, seen]).max() for cloud in self.particles)) or 1.0
 
     def take(self, which: Sequence[int]) -> Snapshots:
-        """Give the snapshots at these positions, in order of time."""
+        """Give the snapshots with these indices, in order of time."""
         index = sorted(int(k) for k in as_indices("which", np.asarray(which), len(self)))
         return Snapshots([self.particles[k] for k in index], self.times[index], self.names, self.observed)
 
-    def subsample(self, particles: int, key: Any = 0) -> Snapshots:
-        """Keep at most this many particles a snapshot, drawn without repetition."""
+    def subsample(self, particles: int, key: KeyLike = 0) -> Snapshots:
+        """Keep at most this many particles of each snapshot, drawn without replacement."""
         if particles < 1:
             raise ValueError(f"particles must be at least 1, got {particles}.")
         rng = as_generator(key)

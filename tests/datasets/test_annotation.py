@@ -43,7 +43,7 @@ def test_error_rate_is_the_integral(quality):
 @pytest.mark.parametrize("prompt_variance", [0.0, 0.5])
 def test_answers_are_wrong_as_often_as_the_formula_says(seed, prompt_variance):
     """Five standard errors of 20,000 answers; linear truth in 400 dimensions, whose rewards are nearly normal."""
-    items, rewards = simulated_prompts(2000, 10, 400, prompt_variance, key=seed)
+    items, rewards = simulated_prompts(2000, 10, 400, prompt_variance=prompt_variance, key=seed)
     pairs = annotation_pairs(items, rewards, "random", 10, key=seed)
     answers = annotate(rewards, pairs, 1.0, key=seed)
     wrong = (answers.outcome == 1) != (rewards[pairs[:, 0]] > rewards[pairs[:, 1]])
@@ -119,7 +119,7 @@ def test_orientation_is_even(seed):
 
 @pytest.mark.parametrize("truth", ["linear", "MLP"])
 def test_share_of_variance_between_prompts(seed, truth):
-    items, rewards = simulated_prompts(3000, 8, 6, 0.7, truth, key=seed)
+    items, rewards = simulated_prompts(3000, 8, 6, prompt_variance=0.7, truth=truth, key=seed)
     x = items.features.reshape(3000, 8, 6)
     between = x.mean(axis=1).var(axis=0) - x.var(axis=1, ddof=1).mean(axis=0) / 8
     np.testing.assert_allclose(between / (between + x.var(axis=1, ddof=1).mean(axis=0)), 0.7, atol=0.05)
@@ -140,7 +140,7 @@ def test_another_truth_for_the_same_items():
 
 
 def test_prompts_may_vary_in_directions_of_their_own():
-    items, _ = simulated_prompts(4000, 2, 8, 0.5, prompt_directions=2, key=0)
+    items, _ = simulated_prompts(4000, 2, 8, prompt_directions=2, key=0)
     between = items.features.reshape(4000, 2, 8).prod(axis=1).mean(axis=0)
     np.testing.assert_allclose(between, np.r_[np.full(2, 2.0), np.zeros(6)], atol=0.2)
 

@@ -1,4 +1,4 @@
-"""Readers of motion files on files made up here, whole and broken, and interpolation against a straight line."""
+"""Readers of motion files on synthetic files, complete and malformed, and interpolation against a straight line."""
 
 from __future__ import annotations
 
@@ -96,15 +96,15 @@ def test_frames_are_kept_and_timed_from_the_first(tmp_path: Path) -> None:
     [
         ("HIERARCHY\n", "", "line 1: a BVH file begins with HIERARCHY"),
         ("ROOT Hips", "ROOT", "line 2: ROOT has no name"),
-        ("ROOT Hips", "JOINT Hips", "line 2: 'JOINT' has no place here"),
+        ("ROOT Hips", "JOINT Hips", "line 2: unexpected 'JOINT'"),
         ("OFFSET 0.0 1.5 0.0", "OFFSET 0.0 1.5", "line 4: OFFSET needs three numbers"),
         ("OFFSET 0.0 1.5 0.0", "OFFSET 0 1.5 up", "line 4: expected numbers, got '0 1.5 up'"),
         ("CHANNELS 6", "CHANNELS six", "line 5: expected a number of channels, got 'six'"),
         ("CHANNELS 6", "CHANNELS 7", "line 5: expected 7 channels"),
         ("Xposition", "Xscale", "line 5: expected 6 channels such as Xposition"),
-        ("Left Leg", "Hips", "line 22: channel 'Hips Zrotation' comes twice"),
-        ("\n}\nMOTION", "\nMOTION", "line 21: 'MOTION' has no place here"),
-        ("MOTION\n", "", "line 22: 'Frames:' has no place here"),
+        ("Left Leg", "Hips", "line 22: channel 'Hips Zrotation' appears twice"),
+        ("\n}\nMOTION", "\nMOTION", "line 21: unexpected 'MOTION'"),
+        ("MOTION\n", "", "line 22: unexpected 'Frames:'"),
         ("Frames: 3", "Frames: many", "line 23: expected a number of frames"),
         ("Frames: 3", "Frames: 0", "line 24: a recording needs frames"),
         ("Frame Time: 0.025", "Frame Time: 0", "line 24: a recording needs frames and a positive frame time"),
@@ -127,15 +127,15 @@ def test_malformed_bvh_is_told_by_line(tmp_path: Path, old: str, new: str, messa
     [
         ("7\nroot", "root", "line 4: expected a frame number before 'root'"),
         ("8\n", "9\n", "line 7: frame 9 follows frame 7"),
-        ("8\n", "arm 5\n8\n", "line 8: channel 'arm 1' comes twice"),
-        ("arm 1e1\n", "", "line 8: the frame that ends here has other bones"),
+        ("8\n", "arm 5\n8\n", "line 8: channel 'arm 1' appears twice"),
+        ("arm 1e1\n", "", "line 8: the bones of this frame are not those of the first"),
         ("arm 1e1", "arm", "line 9: bone 'arm' has no values"),
-        ("arm 1e1", "arm 1 2", "line 9: the frame that ends here has other bones"),
-        ("arm 1e1", "leg 1", "line 9: the frame that ends here has other bones"),
-        ("arm -7.25\n", "", "line 8: the frame that ends here has other bones"),
+        ("arm 1e1", "arm 1 2", "line 9: the bones of this frame are not those of the first"),
+        ("arm 1e1", "leg 1", "line 9: the bones of this frame are not those of the first"),
+        ("arm -7.25\n", "", "line 8: the bones of this frame are not those of the first"),
         ("10 11 12", "10 1l 12", "line 8: expected numbers"),
         ("10 11 12", "10 inf 12", "line 8: values must be finite"),
-        ("root 0.5 1 2 3 4 5\narm -7.25\n", "", "line 5: no channels up to here"),
+        ("root 0.5 1 2 3 4 5\narm -7.25\n", "", "line 5: no channels"),
     ],
 )
 def test_malformed_amc_is_told_by_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -158,7 +158,7 @@ def test_missing_files_and_rates_are_told(tmp_path: Path) -> None:
         read_bvh(tmp_path / "nowhere.bvh")
     with pytest.raises(ValueError, match="rate must be positive"):
         read_amc(written(tmp_path, AMC), rate=0.0)
-    with pytest.raises(ValueError, match="line 2: no frames up to here"):
+    with pytest.raises(ValueError, match="line 2: no frames"):
         read_amc(written(tmp_path, ":DEGREES\n# nothing\n"))
 
 

@@ -19,7 +19,8 @@ from tercet.datasets.populations import (
     vortex_snapshots,
 )
 from tercet.models.trajectories.families import brownian, ornstein_uhlenbeck
-from tercet.models.trajectories.reference_sdes import ReferenceSDE, constant_volatility
+from tercet.models.trajectories.reference_sdes import ReferenceSDE
+from tercet.models.trajectories.volatilities import constant_volatility
 
 FALSE_ALARM = 1e-6
 OU = ReferenceSDE(ornstein_uhlenbeck(2), constant_volatility(0.5))
@@ -42,7 +43,7 @@ def assert_normal(sample: np.ndarray, mean: np.ndarray, variance: np.ndarray, te
 def test_snapshots_have_ornstein_uhlenbecks_moments(seed: int) -> None:
     """Mean decays to the level, variance to s^2 / 2a, at every time and size."""
     times, sizes = np.array([1.0, 1.5, 3.0]), [300, 2000, 700]
-    truth = population_snapshots(OU, THETA, start, times, sizes, step=0.002, key=seed)
+    truth = population_snapshots(OU, THETA, start, times, particles=sizes, step=0.002, key=seed)
     rate, level = np.array(THETA["rate"]), np.array(THETA["level"])
     assert [len(cloud) for cloud in truth.snapshots.particles] == sizes
     for t, cloud in zip(times - times[0], truth.snapshots.particles, strict=True):
@@ -55,7 +56,9 @@ def test_snapshots_have_ornstein_uhlenbecks_moments(seed: int) -> None:
 def test_populations_share_no_particles(seed: int) -> None:
     """A path seen twice would give a rank correlation near 1 here."""
     sde = ReferenceSDE(brownian(1), constant_volatility(0.01))
-    truth = population_snapshots(sde, {}, lambda rng, n: rng.normal(size=(n, 1)), [0, 1, 2], 300, step=1.0, key=seed)
+    truth = population_snapshots(
+        sde, {}, lambda rng, n: rng.normal(size=(n, 1)), [0, 1, 2], particles=300, step=1.0, key=seed
+    )
     clouds = [cloud[:, 0] for cloud in truth.particles]
     for j in range(3):
         for k in range(j):
@@ -65,9 +68,9 @@ def test_populations_share_no_particles(seed: int) -> None:
 def test_start_from_rows(seed: int) -> None:
     """Rows are used once while they last, and drawn again beyond; at times[0] they are the snapshot."""
     rows = np.arange(12.0).reshape(6, 2)
-    truth = population_snapshots(OU, THETA, rows, [0.0, 0.1], [6, 4], key=seed)
+    truth = population_snapshots(OU, THETA, rows, [0.0, 0.1], particles=[6, 4], key=seed)
     np.testing.assert_array_equal(np.sort(truth.particles[0], axis=0), rows)
-    many = population_snapshots(OU, THETA, rows, [0.0], 60, key=seed).particles[0]
+    many = population_snapshots(OU, THETA, rows, [0.0], particles=60, key=seed).particles[0]
     assert {tuple(row) for row in many} <= {tuple(row) for row in rows}
 
 
@@ -100,7 +103,7 @@ def test_benchmarks_start_and_move_as_published(
     place = (truth.particles[0] - corner)[:, :seen] / 0.1
     assert scipy.stats.kstest(place.ravel(), "uniform").pvalue > FALSE_ALARM
     quiet = truth.theta | {"volatility": 0.0}
-    end = population_snapshots(truth.sde, quiet, [corner], [0, 2], 1, step=0.001).particles[1][0]
+    end = population_snapshots(truth.sde, quiet, [corner], [0, 2], particles=1, step=0.001).particles[1][0]
     np.testing.assert_allclose(end, solve_ivp(drift, (0.0, 2.0), corner, rtol=1e-8).y[:, -1], rtol=0.005)
 
 
@@ -109,7 +112,8 @@ def test_benchmark_noise(noise: str, sd: list[float], seed: int) -> None:
     """One Euler step from one known point is exactly normal: x + b h with sd s(x) sqrt(h)."""
     truth = lotka_volterra_snapshots(particles=2, times=[0, 1], noise=noise, key=seed)
     point, h = np.array([3.0, 7.0]), 0.01
-    moved = population_snapshots(truth.sde, truth.theta, [point], [0, h], [1, 2000], step=h, key=seed).particles[1]
+    settings = {"particles": [1, 2000], "step": h, "key": seed}
+    moved = population_snapshots(truth.sde, truth.theta, [point], [0, h], **settings).particles[1]
     drift = np.array([1.0 * 3 - 0.4 * 21, 0.1 * 21 - 0.4 * 7])
     assert_normal(moved, point + h * drift, h * np.square(sd), tests=2)
 
@@ -144,7 +148,7 @@ def test_double_well_splits_as_its_closed_form(seed: int) -> None:
 def test_springs_have_the_moments_of_their_linear_system(masses: int, dim: int, seed: int) -> None:
     """Euler's recursion m <- (I + hA) m, P <- (I + hA) P (I + hA)' + hQ is exact, from the uniform start's moments."""
     size, steps, n = masses * dim, 50, 500
-    truth = spring_snapshots(masses, dim, n, [0.0, 1.0], volatility=0.4, step=1 / steps, key=seed)
+    truth = spring_snapshots(masses, dim, particles=n, times=[0.0, 1.0], volatility=0.4, step=1 / steps, key=seed)
     chain = 2 * np.eye(masses) - np.eye(masses, k=1) - np.eye(masses, k=-1)
     zero, one = np.zeros((size, size)), np.eye(size)
     linear = np.block([[zero, one], [-np.kron(chain, np.eye(dim)), -0.2 * one]])
@@ -166,7 +170,7 @@ def test_vortices_turn_about_their_centre(seed: int) -> None:
     """Without noise: distance e^{-t/10} of the start's in the big vortex, unchanged in Lamb and Oseen's."""
     center = np.array([0.5, -0.3])
     for kind, shrink in (("big_vortex", np.exp(-0.3)), ("lamb_oseen", 1.0)):
-        truth = vortex_snapshots(50, [0.0, 3.0], 0.0, kind, step=0.001, key=seed)
+        truth = vortex_snapshots(50, [0.0, 3.0], volatility=0.0, kind=kind, step=0.001, key=seed)
         away = truth.particles[1] - center
         radius = np.hypot(*away.T) / shrink
         assert ((radius > 0.999 * 1.0) & (radius < 1.01 * np.hypot(1.5, 0.3))).all()
@@ -181,7 +185,8 @@ def test_keys(seed: int) -> None:
     for k in (0, 1):
         np.testing.assert_array_equal(one.particles[k], again.particles[k])
         assert not (one.particles[k] == other.particles[k]).any()
-    assert one.sde is again.sde  # compiled once
+    assert one.sde == again.sde
+    assert hash(one.sde) == hash(again.sde)  # compiled once
 
 
 @pytest.mark.parametrize(

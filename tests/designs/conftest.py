@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tercet.designs import select_pairs
-from tercet.designs.pairs import select_pairs as selection
-from tercet.designs.pairs.tiled import all_pairs, tiles
-from tercet.inference import SampledPosterior
+from tercet.designs import Tiling, select_pairs
+from tercet.inference.posteriors import SampledPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import BradleyTerry, Comparisons, Davidson, Graded, Items, LinearHead, Thurstone
@@ -185,9 +183,6 @@ def shannon() -> Callable[[Any], float]:
 
 
 @pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_tiles() -> Tiling:
     """Many tiles, some of them cut; floors that rise often; shortlists that run out."""
-    monkeypatch.setattr(tiles, "TILE", 17)
-    monkeypatch.setattr(tiles, "KEPT", 30)
-    monkeypatch.setattr(all_pairs, "SHORTLIST", 6)
-    monkeypatch.setattr(selection, "LISTED", 10)
+    return Tiling(listed=10, side=17, kept=30, shortlist=6)

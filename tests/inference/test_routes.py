@@ -130,7 +130,7 @@ def test_evidence_of_the_general_route_is_that_of_the_linear_one(model, make_dat
     items, answers = make_data(weights=True)
     options = LaplaceOptions()
     linear = linear_evidence(model.with_prior_sd(1.0).linear_form(items, answers), options)[0]
-    general = general_evidence(model, (items, answers), {}, 0, options)
+    general = general_evidence(model, items, answers, key=0, options=options)
     for log_sd in (-1.5, 0.0, 1.0):
         assert general(log_sd) == pytest.approx(linear(log_sd), abs=1e-6)
 

@@ -8,7 +8,8 @@ import pytest
 
 from tercet.inference import holdout_risk, infill_check, nearest_neighbour_risk, snn_risk
 from tercet.models import Sites
-from tercet.plots import plot_bound, plot_distances, plot_infill, plot_risks, plot_sites
+from tercet.plots import plot_distances, plot_infill, plot_risks, plot_sites
+from tercet.plots.space import plot_bound
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def test_map_of_the_sphere_shows_longitude_then_latitude(rng):
     np.testing.assert_allclose(marks.get_offsets()[-1], [-10.0, 10.0])  # the largest is drawn last
     assert sorted(marks.get_array()) == [1.0, 2.0, 3.0]
     assert len(behind.get_offsets()) == 3
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("longitude", "latitude")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("longitude (degrees)", "latitude (degrees)")
     assert len(plot_sites(rng.normal(size=(5, 2))).collections[0].get_offsets()) == 5
     assert plot_sites(sites, np.ones(3)) is not None  # all the same: one colour
     with pytest.raises(ValueError, match="two coordinates"):

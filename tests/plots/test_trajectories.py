@@ -39,7 +39,9 @@ def test_paths_show_every_particle_at_its_time(ax, cells, rng):
 
 def test_bands_show_ends_middle_and_particles(ax, cells, rng):
     times, bands = np.linspace(0.0, 3.0, 9), np.sort(rng.normal(size=(3, 9, 3)), axis=0)
-    assert plot_bands(times, bands, 1, cells.take([0, 2]), cells.take([1]), ax, "90 %") is ax
+    assert (
+        plot_bands(times, bands, 1, snapshots=cells.take([0, 2]), held_out=cells.take([1]), ax=ax, label="90 %") is ax
+    )
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), np.stack([times, bands[1, :, 1]], axis=1))
     edge = ax.collections[0].get_paths()[0].vertices
     for end in (bands[0, :, 1], bands[2, :, 1]):
@@ -48,9 +50,9 @@ def test_bands_show_ends_middle_and_particles(ax, cells, rng):
     values = np.concatenate([cells.particles[0][:, 1], cells.particles[2][:, 1]])
     np.testing.assert_array_equal(seen.get_offsets(), np.stack([np.repeat([0.0, 3.0], [4, 5]), values], axis=1))
     np.testing.assert_array_equal(held.get_offsets()[:, 1], cells.particles[1][:, 1])
-    assert len(held.get_facecolor()) == 0, "what was not seen is hollow"
+    assert len(held.get_facecolor()) == 0, "held-out particles are hollow"
     assert ax.get_ylabel() == "predator"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["90 %", "seen", "held out"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["90 %", "observed", "held out"]
 
 
 def test_a_band_alone_needs_no_legend(ax):

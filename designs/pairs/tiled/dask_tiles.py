@@ -9,23 +9,17 @@ import numpy as np
 from jaxtyping import Int
 
 from tercet.designs.pairs.tiled import tiles
-from tercet.designs.pairs.tiled.tiles import Block, Found, Leaders, Search, TileScore
-
-BLOCKS = 64
-"""Blocks of items at most: 2,080 tasks, each of so many tiles as that takes."""
-LEAST = 4  # tiles on a side of a block: fewer tasks, and more tiles to leave out in each
-FIRST = 4  # tasks before a floor is known
-GROWTH = 10  # tasks of a wave for each task before it
-FAN = 16  # results that one task merges
+from tercet.designs.pairs.tiled.tiles import TILING, BestPairs, Contenders, ItemBlock, Query, Tasks, TileScore, Tiling
 
 
-def leading_pairs_by_tasks(
+def best_pairs_by_tasks(
     score: TileScore,
     n: int,
     prompt: np.ndarray | None = None,
     exclude: Int[np.ndarray, "x 2"] | None = None,
-) -> Leaders:
-    """The pairs of `tercet.designs.pairs.tiled.tiles.leading_pairs`, of numbers in a Dask array.
+    tiling: Tiling = TILING,
+) -> BestPairs:
+    """The pairs of `tercet.designs.pairs.tiled.tiles.best_pairs`, of numbers in a Dask array.
 
     A task scores the pairs of two blocks of items and hands on those that may be among the n best; nothing else moves
     but the blocks. Tasks come in waves, each ten times all before it, that know the floor of the waves before: later
@@ -35,29 +29,30 @@ def leading_pairs_by_tasks(
     Parameters
     ----------
     score : TileScore of a Dask array [N, c]
-    n, prompt, exclude : as there
+    n, prompt, exclude, tiling : as there
     """
     import dask
 
-    search = tiles.search_for(score, n, exclude)
-    blocks = _blocks(score.numbers, prompt)
-    shared = dask.delayed(search, traverse=False)  # sent once
+    query = tiles.query_of(score, n, exclude, tiling)
+    blocks = _blocks(score.numbers, prompt, tiling)
+    shared = dask.delayed(query, traverse=False)  # sent once
     scan, merged = dask.delayed(_scan), dask.delayed(_merged)
-    found = dask.delayed(Found.nothing())
-    for wave in _waves(len(blocks)):
-        floor = dask.delayed(_floor)(found)
-        found = _tree([found, *(scan(shared, floor, blocks[i], blocks[j]) for i, j in wave)], shared, merged)
-    return tiles.leaders(search, found.compute())
+    best = dask.delayed(Contenders.none())
+    for wave in _waves(len(blocks), tiling.tasks):
+        floor = dask.delayed(_floor)(best)
+        parts = [best, *(scan(shared, floor, blocks[i], blocks[j]) for i, j in wave)]
+        best = _tree(parts, shared, merged, tiling.tasks.merged)
+    return tiles.sorted_pairs(query, best.compute())
 
 
-def _blocks(numbers: Any, prompt: np.ndarray | None) -> list[Any]:
+def _blocks(numbers: Any, prompt: np.ndarray | None, tiling: Tiling) -> list[Any]:
     """Blocks of items, of whole tiles each, where Dask has them."""
     import dask
 
     size = numbers.shape[0]
-    side = tiles.TILE * max(LEAST, -(-size // (tiles.TILE * BLOCKS)))
+    side = tiling.side * max(tiling.tasks.tiles, -(-size // (tiling.side * tiling.tasks.blocks)))
     parts = numbers.rechunk((side, -1)).to_delayed().ravel()
-    block = dask.delayed(Block)
+    block = dask.delayed(ItemBlock)
     prompt = None if prompt is None else prompt.astype(np.int32)  # travels with the graph
     return [
         block(start, part, None if prompt is None else prompt[start : start + side])
@@ -65,31 +60,31 @@ def _blocks(numbers: Any, prompt: np.ndarray | None) -> list[Any]:
     ]
 
 
-def _waves(blocks: int) -> Iterator[list[tuple[int, int]]]:
-    """All pairs of blocks, a few first, then ever more; in no order, so that the first ones stand for all."""
-    places = [(i, j) for i in range(blocks) for j in range(i, blocks)]
-    order = np.random.default_rng(0).permutation(len(places))
+def _waves(blocks: int, tasks: Tasks) -> Iterator[list[tuple[int, int]]]:
+    """All pairs of blocks, a few first, then ever more; in random order, so that the first ones stand for all."""
+    pairs = [(i, j) for i in range(blocks) for j in range(i, blocks)]
+    order = np.random.default_rng(0).permutation(len(pairs))
     done = 0
-    while done < len(places):
-        until = max(FIRST, done * (1 + GROWTH))
-        yield [places[k] for k in order[done:until]]
-        done = min(until, len(places))
+    while done < len(pairs):
+        until = max(tasks.first, done * (1 + tasks.growth))
+        yield [pairs[k] for k in order[done:until]]
+        done = min(until, len(pairs))
 
 
-def _tree(parts: list[Any], shared: Any, merged: Any) -> Any:
+def _tree(parts: list[Any], shared: Any, merged: Any, fan: int) -> Any:
     """What all parts hold together, merged a few at a time."""
     while len(parts) > 1:
-        parts = [merged(shared, parts[at : at + FAN]) for at in range(0, len(parts), FAN)]
+        parts = [merged(shared, parts[at : at + fan]) for at in range(0, len(parts), fan)]
     return parts[0]
 
 
-def _scan(search: Search, floor: float, left: Block, right: Block) -> Found:
-    return tiles.scan(search, Found.nothing(floor), left, right)
+def _scan(query: Query, floor: float, left: ItemBlock, right: ItemBlock) -> Contenders:
+    return tiles.scan(query, Contenders.none(floor), left, right)
 
 
-def _merged(search: Search, parts: list[Found]) -> Found:
-    return tiles.merged(search, parts)
+def _merged(query: Query, parts: list[Contenders]) -> Contenders:
+    return tiles.merged(query, parts)
 
 
-def _floor(found: Found) -> float:
-    return found.floor
+def _floor(contenders: Contenders) -> float:
+    return contenders.floor

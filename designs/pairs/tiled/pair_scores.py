@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from tercet.designs.pairs.pool import PairPool
-from tercet.designs.pairs.tiled.tiles import Leaders, TileScore, leading_pairs
+from tercet.designs.pairs.tiled.dask_tiles import best_pairs_by_tasks
+from tercet.designs.pairs.tiled.tiles import BestPairs, TileScore, Tiling, best_pairs
 from tercet.models.items.items import Items
 
 ROUNDING = 200.0 * float(np.finfo(np.float32).eps)  # of a score in 32 bit, as a share of the largest there can be
@@ -33,15 +34,13 @@ class AllPairs:
         """Prompt of each item, where pairs of one prompt are left out."""
         return self.items.prompt if self.across else None
 
-    def leading(self, score: TileScore, n: int) -> Leaders:
+    def best(self, score: TileScore, n: int, tiling: Tiling) -> BestPairs:
         """Every one of these pairs that may be among the n best, in one pass of tiles."""
         if isinstance(score.numbers, np.ndarray):
-            return leading_pairs(score, n, self.prompt, self.exclude, self.mask)
+            return best_pairs(score, n, self.prompt, self.exclude, self.mask, tiling)
         if self.mask is not None:
             raise ValueError("a mask of pairs needs features in memory, not a Dask array; use prompts or exclude.")
-        from tercet.designs.pairs.tiled.dask_tiles import leading_pairs_by_tasks
-
-        return leading_pairs_by_tasks(score, n, self.prompt, self.exclude)
+        return best_pairs_by_tasks(score, n, self.prompt, self.exclude, tiling)
 
 
 def tile_score(
@@ -92,11 +91,6 @@ def _item_numbers(
         column += part.shape[1] + 1
         numbers[:, column - 1] = np.square(part).sum(axis=1)
     return numbers
-
-
-def quarter(square: float) -> float:
-    """No higher is a squared distance times p (1 - p)."""
-    return 0.25 * square
 
 
 def distance(name: str, left: dict[str, Any], right: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ norm, tiles are taken by that ceiling, highest first, and those that cannot hold
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -18,9 +19,49 @@ from jaxtyping import Float, Int
 
 from tercet.designs.pairs.candidates import masked_tile, pair_code
 
-TILE = 1024
-"""Items on a side of a tile: a million pairs, 4 MB in 32 bit."""
-KEPT = 16384  # pairs above the floor that are collected before it is raised
+
+@dataclass(frozen=True)
+class Tasks:
+    """How tiles of a Dask array become tasks.
+
+    Parameters
+    ----------
+    blocks : blocks of items at most: 64 make 2,080 tasks, each of as many tiles as that takes
+    tiles : tiles on a side of a block at least: fewer tasks, and more tiles to leave out in each
+    first : tasks before a floor is known
+    growth : tasks of a wave for each task before it
+    merged : results that one task merges
+    """
+
+    blocks: int = 64
+    tiles: int = 4
+    first: int = 4
+    growth: int = 10
+    merged: int = 16
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How pairs are scored that are too many to list. The picks do not depend on it.
+
+    Parameters
+    ----------
+    listed : more pairs than this are scored in tiles, by criteria that can
+    side : items on a side of a tile (1,024: a million pairs, 4 MB in 32 bit)
+    kept : pairs above the floor that are collected before it is raised
+    shortlist : pairs that a pass of tiles brings where gains only fall (greedy D): picks come from them for as long as
+        no other pair can be better
+    tasks : of a Dask array
+    """
+
+    listed: int = 1_000_000
+    side: int = 1024
+    kept: int = 16_384
+    shortlist: int = 16_384
+    tasks: Tasks = Tasks()
+
+
+TILING = Tiling()
 
 
 class TileScore(NamedTuple):
@@ -42,7 +83,7 @@ class TileScore(NamedTuple):
     ceiling: Callable[[float], float] | None = None
 
 
-class Leaders(NamedTuple):
+class BestPairs(NamedTuple):
     """Pairs [k, 2] with first < second, their scores [k], and the score that no other pair exceeds."""
 
     pairs: Int[np.ndarray, "k 2"]
@@ -50,14 +91,15 @@ class Leaders(NamedTuple):
     rest: float
 
 
-class Search(NamedTuple):
-    """What is sought: the n best by a score among pairs of `size` items.
+class Query(NamedTuple):
+    """The n best pairs of `size` items by a score, without the numbers of the items.
 
     Attributes
     ----------
     columns, function, slack, ceiling : of the score
     n, size : how many pairs, of how many items
-    out : codes of pairs that are left out
+    excluded : codes of pairs that are left out
+    tiling : sizes of tiles and of what is kept
     mask : bool [size, size], pairs that are wanted (either way round); None: all
     """
 
@@ -67,12 +109,13 @@ class Search(NamedTuple):
     ceiling: Callable[[float], float] | None
     n: int
     size: int
-    out: Int[np.ndarray, " x"]
+    excluded: Int[np.ndarray, " x"]
+    tiling: Tiling
     mask: np.ndarray | None = None
 
 
-class Block(NamedTuple):
-    """Numbers [b, c] of consecutive items from `start` on, and the prompts [b] of which no two may meet (if any)."""
+class ItemBlock(NamedTuple):
+    """Numbers [b, c] of consecutive items from `start` on, and their prompts [b] where pairs of one are left out."""
 
     start: int
     numbers: np.ndarray
@@ -88,7 +131,7 @@ class Side(NamedTuple):
     norm: float
 
 
-class Found(NamedTuple):
+class Contenders(NamedTuple):
     """Codes and scores of pairs that may be among the n best, and a floor below which none is."""
 
     codes: Int[np.ndarray, " k"]
@@ -96,23 +139,24 @@ class Found(NamedTuple):
     floor: float
 
     @classmethod
-    def nothing(cls, floor: float = -np.inf) -> Found:
+    def none(cls, floor: float = -np.inf) -> Contenders:
         """No pair yet; the floor may be known."""
         return cls(np.empty(0, np.int64), np.empty(0), floor)
 
 
-def leading_pairs(
+def best_pairs(
     score: TileScore,
     n: int,
     prompt: np.ndarray | None = None,
     exclude: Int[np.ndarray, "x 2"] | None = None,
     mask: np.ndarray | None = None,
-) -> Leaders:
+    tiling: Tiling = TILING,
+) -> BestPairs:
     """Every pair that may be among the n best: the n best scores, and whatever is within twice the slack of them.
 
-    N (N - 1) / 2 pairs in N^2 / 2 / TILE^2 tiles, each one compiled product and one comparison with the floor, the n-th
-    best score so far less twice the slack; tiles with their ceiling below it are left out. `dask_tiles`
-    does the same in tasks of Dask.
+    N (N - 1) / 2 pairs in N^2 / 2 / side^2 tiles, each one compiled product and one comparison with the floor, the n-th
+    best score so far less twice the slack; tiles with their ceiling below it are left out. `dask_tiles` does the same
+    in tasks of Dask.
 
     Parameters
     ----------
@@ -121,105 +165,106 @@ def leading_pairs(
     prompt : int array [N], optional: pairs of one prompt are left out
     exclude : pairs that are left out, either way round
     mask : bool array [N, N], optional: only pairs that are true in it, either way round
+    tiling : sizes of tiles and of what is kept
     """
-    search = search_for(score, n, exclude)._replace(mask=mask)
-    whole = Block(0, score.numbers, prompt)
-    return leaders(search, scan(search, Found.nothing(), whole, whole))
+    query = query_of(score, n, exclude, tiling)._replace(mask=mask)
+    whole = ItemBlock(0, score.numbers, prompt)
+    return sorted_pairs(query, scan(query, Contenders.none(), whole, whole))
 
 
-def search_for(score: TileScore, n: int, exclude: Int[np.ndarray, "x 2"] | None) -> Search:
-    """What is sought, without the numbers of the items."""
+def query_of(score: TileScore, n: int, exclude: Int[np.ndarray, "x 2"] | None, tiling: Tiling) -> Query:
+    """The n best pairs by a score, as a question without the numbers of the items."""
     size = int(score.numbers.shape[0])
-    out = np.empty(0, np.int64) if exclude is None else np.unique(pair_code(exclude, size))
-    return Search(score.columns, score.function, score.slack, score.ceiling, n, size, out)
+    excluded = np.empty(0, np.int64) if exclude is None else np.unique(pair_code(exclude, size))
+    return Query(score.columns, score.function, score.slack, score.ceiling, n, size, excluded, tiling)
 
 
-def scan(search: Search, so_far: Found, left: Block, right: Block) -> Found:
-    """What was found so far and the best pairs of an item of one block with a later item of the other."""
-    (codes, scores, floor), n, slack = so_far, search.n, search.slack
+def scan(query: Query, known: Contenders, left: ItemBlock, right: ItemBlock) -> Contenders:
+    """The contenders known so far and the best pairs of an item of one block with a later item of the other."""
+    (codes, scores, floor), n, slack = known, query.n, query.slack
     across = left.prompt is not None
-    for ceiling, above, beside in _by_ceiling(search, left, right):
+    for ceiling, above, beside in _by_ceiling(query, left, right):
         if ceiling + slack <= floor:
             break
-        tile, top = _tile(search.function, across, above.numbers, beside.numbers, _wanted(search, above, beside))
+        tile, top = _tile(query.function, across, above.numbers, beside.numbers, _wanted(query, above, beside))
         if float(top) <= floor:
             continue
         tile = np.asarray(tile)
-        place, floor = _above(tile, floor, n + len(search.out), slack)
-        pairs = np.stack([above.items[place // len(tile)], beside.items[place % len(tile)]], axis=1)
-        new = pair_code(pairs, search.size)
-        free = ~np.isin(new, search.out)
-        codes, scores = np.append(codes, new[free]), np.append(scores, tile.reshape(-1)[place][free])
-        if len(scores) > max(KEPT, 4 * n):
-            codes, scores, floor = _raised(search, codes, scores, floor)
-    return _raised(search, codes, scores, floor)
+        index, floor = _above(tile, floor, n + len(query.excluded), slack, query.tiling.kept)
+        pairs = np.stack([above.items[index // len(tile)], beside.items[index % len(tile)]], axis=1)
+        new = pair_code(pairs, query.size)
+        free = ~np.isin(new, query.excluded)
+        codes, scores = np.append(codes, new[free]), np.append(scores, tile.reshape(-1)[index][free])
+        if len(scores) > max(query.tiling.kept, 4 * n):
+            codes, scores, floor = _raised(query, codes, scores, floor)
+    return _raised(query, codes, scores, floor)
 
 
-def merged(search: Search, parts: Sequence[Found]) -> Found:
-    """What was found in several places, together."""
+def merged(query: Query, parts: Sequence[Contenders]) -> Contenders:
+    """The contenders of several parts, together."""
     codes, scores = np.concatenate([part.codes for part in parts]), np.concatenate([part.scores for part in parts])
-    return _raised(search, codes, scores, max(part.floor for part in parts))
+    return _raised(query, codes, scores, max(part.floor for part in parts))
 
 
-def leaders(search: Search, found: Found) -> Leaders:
-    """The pairs found, best first (ties: the first pair)."""
-    codes, scores, floor = found
+def sorted_pairs(query: Query, contenders: Contenders) -> BestPairs:
+    """The contenders as pairs, best first (ties: the first pair)."""
+    codes, scores, floor = contenders
     order = np.lexsort((codes, -scores))
-    pairs = np.stack([codes[order] // search.size, codes[order] % search.size], axis=1)
-    return Leaders(pairs, scores[order], floor + search.slack if np.isfinite(floor) else -np.inf)
+    pairs = np.stack([codes[order] // query.size, codes[order] % query.size], axis=1)
+    return BestPairs(pairs, scores[order], floor + query.slack if np.isfinite(floor) else -np.inf)
 
 
-def _above(scores: np.ndarray, floor: float, most: int, slack: float) -> tuple[np.ndarray, float]:
-    """Places of the scores above the floor, which the `most` best of the tile raise while it is low."""
+def _above(scores: np.ndarray, floor: float, most: int, slack: float, kept: int) -> tuple[np.ndarray, float]:
+    """Flat positions of the scores above the floor, which the `most` best of the tile raise while it is low."""
     flat = scores.reshape(-1)
-    if np.count_nonzero(flat > floor) > max(KEPT, 4 * most):
+    if np.count_nonzero(flat > floor) > max(kept, 4 * most):
         floor = max(floor, float(np.partition(flat, len(flat) - most)[len(flat) - most]) - 2.0 * slack)
     return np.flatnonzero((flat >= floor) & np.isfinite(flat)), floor
 
 
-def _by_ceiling(search: Search, left: Block, right: Block) -> list[tuple[float, Side, Side]]:
+def _by_ceiling(query: Query, left: ItemBlock, right: ItemBlock) -> list[tuple[float, Side, Side]]:
     """The tiles of two blocks, and what no score in them exceeds, highest first."""
-    rows = _sides(search, left)
-    columns = rows if right is left else _sides(search, right)
-    ceiling = search.ceiling or _unknown
-    found = [(a, b) for a in rows for b in columns if left is not right or a.rank <= b.rank]
-    return sorted(((ceiling((a.norm + b.norm) ** 2), a, b) for a, b in found), key=itemgetter(0), reverse=True)
+    rows = _sides(query, left)
+    columns = rows if right is left else _sides(query, right)
+    ceiling = query.ceiling or _unknown
+    sides = [(a, b) for a in rows for b in columns if left is not right or a.rank <= b.rank]
+    return sorted(((ceiling((a.norm + b.norm) ** 2), a, b) for a, b in sides), key=itemgetter(0), reverse=True)
 
 
 def _unknown(_: float) -> float:
     return np.inf
 
 
-def _sides(search: Search, block: Block) -> list[Side]:
+def _sides(query: Query, block: ItemBlock) -> list[Side]:
     """The items of a block in tiles, those of large norm first where that says anything; a mask leaves their order."""
     square = block.numbers[:, -1]
-    sort = search.ceiling is not None and search.mask is None
+    sort = query.ceiling is not None and query.mask is None
     order = np.argsort(-square, kind="stable") if sort else np.arange(len(square))
-    side = min(TILE, search.size)
-    return [_side(search, block, order[rank : rank + side], rank, side) for rank in range(0, len(order), side)]
+    side = min(query.tiling.side, query.size)
+    return [_side(query, block, order[rank : rank + side], rank, side) for rank in range(0, len(order), side)]
 
 
-def _side(search: Search, block: Block, rows: np.ndarray, rank: int, side: int) -> Side:
-    """These rows of a block, filled up to the side, their numbers on the device; each item knows its rank among all."""
-    norm = float(np.sqrt(block.numbers[rows, -1].max())) if search.ceiling else 0.0
+def _side(query: Query, block: ItemBlock, rows: np.ndarray, rank: int, side: int) -> Side:
+    """These rows of a block, padded to the side, their numbers on the device; each item knows its rank among all."""
+    norm = float(np.sqrt(block.numbers[rows, -1].max())) if query.ceiling else 0.0
     missing = (0, side - len(rows))
-    place = np.pad(block.start + rank + np.arange(len(rows)), missing, constant_values=-1)
+    ranks = np.pad(block.start + rank + np.arange(len(rows)), missing, constant_values=-1)
     rows = np.pad(rows, missing, mode="edge")
-    known: dict[str, Any] = {"place": jnp.asarray(place)}
+    on_device: dict[str, Any] = {"rank": jnp.asarray(ranks)}
     numbers, column = block.numbers[rows], 0
-    for name, width in search.columns:
-        known[name] = jnp.asarray(numbers[:, column : column + width] if width else numbers[:, column])
+    for name, width in query.columns:
+        on_device[name] = jnp.asarray(numbers[:, column : column + width] if width else numbers[:, column])
         column += max(1, width)
-    known["prompt"] = jnp.asarray(rows if block.prompt is None else block.prompt[rows])
-    return Side(block.start + rows, block.start + rank, known, norm)
+    on_device["prompt"] = jnp.asarray(rows if block.prompt is None else block.prompt[rows])
+    return Side(block.start + rows, block.start + rank, on_device, norm)
 
 
-def _wanted(search: Search, above: Side, beside: Side) -> np.ndarray | None:
-    """The mask of a tile, filled up to its sides."""
-    if search.mask is None:
+def _wanted(query: Query, above: Side, beside: Side) -> np.ndarray | None:
+    """The mask of a tile, padded to its sides."""
+    if query.mask is None:
         return None
     side = len(above.items)
-    part = masked_tile(search.mask, *(slice(one.rank, one.rank + side) for one in (above, beside)))
+    part = masked_tile(query.mask, *(slice(one.rank, one.rank + side) for one in (above, beside)))
     return np.pad(part, [(0, side - length) for length in part.shape])
 
 
@@ -229,7 +274,7 @@ def _tile(
 ) -> tuple[Any, Any]:
     """Scores of a tile, minus infinity where they do not count, and the best of them."""
     scores = function(left, right)
-    kept = (left["place"][:, None] < right["place"]) & (left["place"][:, None] >= 0)
+    kept = (left["rank"][:, None] < right["rank"]) & (left["rank"][:, None] >= 0)
     if across:
         kept &= left["prompt"][:, None] != right["prompt"]
     if wanted is not None:
@@ -238,11 +283,11 @@ def _tile(
     return scores, jnp.max(scores)
 
 
-def _raised(search: Search, codes: np.ndarray, scores: np.ndarray, floor: float) -> Found:
-    """Those that may be among the n best, and a floor below which there are none."""
-    if len(scores) >= search.n:
+def _raised(query: Query, codes: np.ndarray, scores: np.ndarray, floor: float) -> Contenders:
+    """The contenders left when the n-th best score raises the floor."""
+    if len(scores) >= query.n:
         floor = max(
-            floor, float(np.partition(scores, len(scores) - search.n)[len(scores) - search.n]) - 2.0 * search.slack
+            floor, float(np.partition(scores, len(scores) - query.n)[len(scores) - query.n]) - 2.0 * query.slack
         )
     kept = scores >= floor
-    return Found(codes[kept], scores[kept], floor)
+    return Contenders(codes[kept], scores[kept], floor)

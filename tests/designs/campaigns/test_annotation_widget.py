@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tercet.designs import AnnotationLoop, LabelStore, Proposal, annotation_widget
-from tercet.designs.campaigns import campaign as campaign_module
-from tercet.designs.campaigns import store_file
+from tercet.designs import AnnotationLoop, LabelStore, annotation_widget
+from tercet.designs.campaigns import Proposal, pair_widget
 from tercet.designs.campaigns.pair_widget import CHOOSING, GUARD, PairWidget
+from tercet.inference import laplace
 from tercet.models import BradleyTerry, Items, LinearHead
 
 Opener = Callable[..., AnnotationLoop]
-WIDGET = Path(campaign_module.__file__).with_name("pair_widget.py")
+WIDGET = Path(pair_widget.__file__)
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def open_loop(tmp_path: Path, rng: np.random.Generator, seed: int) -> Iterator[O
     items = Items(rng.standard_normal((12, 3)), ids=[f"item {k}" for k in range(12)])
     opened = []
 
-    def opener(**settings: Any) -> AnnotationLoop:
-        opened.append(LabelStore(tmp_path / "labels.db"))
+    def opener(wait: float = 30.0, **settings: Any) -> AnnotationLoop:
+        opened.append(LabelStore(tmp_path / "labels.db", wait=wait))
         given: dict[str, Any] = {"model": BradleyTerry(LinearHead(1.0)), "batch": 4, "candidates": "all", "key": seed}
         return AnnotationLoop(items, opened[-1], **given | settings)
 
@@ -46,7 +46,7 @@ def send(widget: PairWidget, message: Any) -> None:
 
 
 def press(widget: PairWidget, answer: str) -> dict[str, Any]:
-    send(widget, {"ask": widget.view["ask"], "answer": answer})
+    send(widget, {"query": widget.view["query"], "answer": answer})
     return widget.view
 
 
@@ -71,11 +71,11 @@ def test_a_campaign_from_the_first_pair_to_the_last(open_loop: Opener) -> None:
     widget.observe(lambda change: stored.append(len(loop.store.labels())), "view")
     names = []
     for answer in ("first", "tie", "skip", "second", "first", "second", "tie"):
-        ask = loop.store.pending("Ann")[0]
-        names += [ask.first, ask.second]
+        query = loop.store.pending("Ann")[0]
+        names += [query.first, query.second]
         shown = widget.view
-        assert (shown["state"], shown["ask"], shown["question"]) == ("asking", ask.id, "Which is politer?")
-        assert (shown["left"], shown["right"]) == tuple(texts.get(str(n), str(n)) for n in (ask.first, ask.second))
+        assert (shown["state"], shown["query"], shown["question"]) == ("asking", query.id, "Which is politer?")
+        assert (shown["left"], shown["right"]) == tuple(texts.get(str(n), str(n)) for n in (query.first, query.second))
         press(widget, answer)
     assert outcomes(loop) == [1.0, 0.5, None, 0.0, 1.0, 0.0, 0.5]
     assert {label.annotator for label in loop.store.labels()} == {"Ann"}
@@ -83,9 +83,9 @@ def test_a_campaign_from_the_first_pair_to_the_last(open_loop: Opener) -> None:
     assert [view["state"] for view in seen] == ["asking"] * 3 + ["busy"] + ["asking"] * 3 + ["done"]
     assert stored == [1, 2, 3, 4, 4, 5, 6, 7]
     assert [view["answered"] for view in seen] == [1, 2, 2, 3, 3, 4, 5, 6]
-    assert seen[3]["line"] == CHOOSING
-    assert widget.view["line"] == "Done: the store holds 6 answers."
-    assert [view["turn"] for view in seen] == list(range(seen[0]["turn"], seen[0]["turn"] + len(seen)))
+    assert seen[3]["message"] == CHOOSING
+    assert widget.view["message"] == "Done: the store holds 6 answers."
+    assert [view["revision"] for view in seen] == list(range(seen[0]["revision"], seen[0]["revision"] + len(seen)))
 
 
 def test_it_asks_what_run_asks(open_loop: Opener, tmp_path: Path) -> None:
@@ -111,38 +111,38 @@ def test_it_asks_what_run_asks(open_loop: Opener, tmp_path: Path) -> None:
 def test_what_comes_late_or_is_no_answer_is_ignored(open_loop: Opener) -> None:
     loop = open_loop()
     widget = annotation_widget(loop, 8)
-    ask = widget.view["ask"]
+    query = widget.view["query"]
     press(widget, "first")
-    before, messages = widget.view, [{"ask": ask, "answer": "second"}, {"ask": ask, "answer": "first"}]
-    messages += [{"ask": ask + 1, "answer": answer} for answer in ("quit", "again", "", None, 0.5, ["first"])]
-    messages += [{"answer": "first"}, {"answer": "again"}, {"ask": None, "answer": "first"}, {"ask": "2"}, {}]
+    before, messages = widget.view, [{"query": query, "answer": "second"}, {"query": query, "answer": "first"}]
+    messages += [{"query": query + 1, "answer": answer} for answer in ("quit", "retry", "", None, 0.5, ["first"])]
+    messages += [{"answer": "first"}, {"answer": "retry"}, {"query": None, "answer": "first"}, {"query": "2"}, {}]
     for message in [*messages, "first", None, 3, []]:
         send(widget, message)
     assert widget.view == before
     assert outcomes(loop) == [1.0]
 
 
-def test_answers_during_a_fit_and_after_the_end_are_ignored(open_loop: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, real = open_loop(), campaign_module.laplace
-    widget = annotation_widget(loop, 5)
-    for _ in range(3):
-        press(widget, "first")
-    last, hands = widget.view["ask"], []
+def test_answers_during_a_fit_and_after_the_end_are_ignored(open_loop: Opener) -> None:
+    hands: list[threading.Thread] = []
 
     def slow(*arguments: Any) -> Any:
         assert widget.view["state"] == "busy"
-        hands.append(threading.Thread(target=send, args=(widget, {"ask": last, "answer": "second"})))
+        hands.append(threading.Thread(target=send, args=(widget, {"query": last, "answer": "second"})))
         hands[0].start()
-        return real(*arguments)
+        return laplace(*arguments)
 
-    monkeypatch.setattr(campaign_module, "laplace", slow)
+    loop = open_loop(inference=slow)
+    widget = annotation_widget(loop, 5)
+    for _ in range(3):
+        press(widget, "first")
+    last = widget.view["query"]
     press(widget, "tie")
     hands[0].join(60)
     assert outcomes(loop) == [1.0, 1.0, 1.0, 0.5]
-    last = widget.view["ask"]
+    last = widget.view["query"]
     assert press(widget, "first")["state"] == "done"
-    send(widget, {"ask": last, "answer": "second"})
-    send(widget, {"ask": None, "answer": "second"})
+    send(widget, {"query": last, "answer": "second"})
+    send(widget, {"query": None, "answer": "second"})
     assert outcomes(loop) == [1.0, 1.0, 1.0, 0.5, 1.0]
 
 
@@ -154,7 +154,7 @@ def test_messages_may_come_on_another_thread(open_loop: Opener) -> None:
         hand = threading.Thread(target=press, args=(widget, "first"))
         hand.start()
         hand.join(60)
-        assert not widget.view["alarm"]
+        assert not widget.view["warning"]
     assert outcomes(loop) == [1.0] * 6
 
 
@@ -163,7 +163,7 @@ def test_after_a_restart_the_same_cell_goes_on(open_loop: Opener) -> None:
     widget = annotation_widget(first, 6)
     for answer in ("first", "skip", "tie"):
         press(widget, answer)
-    shown = {name: widget.view[name] for name in ("ask", "left", "right", "answered")}
+    shown = {name: widget.view[name] for name in ("query", "left", "right", "answered")}
     first.store.close()
     again = annotation_widget(open_loop(), 6)
     assert {name: again.view[name] for name in shown} == shown
@@ -177,64 +177,63 @@ def test_a_pair_that_was_answered_elsewhere(open_loop: Opener) -> None:
     """By the same name, otherwise: that answer stands and is said; the same answer again is one label."""
     loop = open_loop()
     widget = annotation_widget(loop, 8, "Ann")
-    loop.store.record(widget.view["ask"], "tie", "Ann")
-    ask = widget.view["ask"]
-    assert "the first answer stands" in press(widget, "first")["line"]
-    assert widget.view["alarm"]
-    assert widget.view["ask"] == ask + 1
-    loop.store.record(ask + 1, "second", "Ann")
-    assert press(widget, "second")["line"] == ""
+    loop.store.record(widget.view["query"], "tie", "Ann")
+    query = widget.view["query"]
+    assert "the first answer stands" in press(widget, "first")["message"]
+    assert widget.view["warning"]
+    assert widget.view["query"] == query + 1
+    loop.store.record(query + 1, "second", "Ann")
+    assert press(widget, "second")["message"] == ""
     assert outcomes(loop) == [0.5, 0.0]
     assert widget.view["answered"] == 2
 
 
-def test_a_store_that_cannot_be_written(open_loop: Opener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The pair stays, the line says why, and the same press works once that is mended."""
-    monkeypatch.setattr(store_file, "WAIT", 0.05)
-    loop = open_loop()
+def test_a_store_that_cannot_be_written(open_loop: Opener, tmp_path: Path) -> None:
+    """The pair stays, the message says why, and the same answer is stored once that is solved."""
+    loop = open_loop(wait=0.05)
     widget = annotation_widget(loop, 8)
     before = widget.view
     other = sqlite3.connect(tmp_path / "labels.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     for turn in (1, 2):
         after = press(widget, "first")
-        assert after["line"].startswith("This answer is not stored: label store")
-        assert "locked" in after["line"]
-        assert after["alarm"]
-        kept = ("state", "ask", "left", "right", "answered")
+        assert after["message"].startswith("This answer is not stored: label store")
+        assert "locked" in after["message"]
+        assert after["warning"]
+        kept = ("state", "query", "left", "right", "answered")
         assert [after[name] for name in kept] == [before[name] for name in kept]
-        assert after["turn"] == before["turn"] + turn  # the page waits for a change
+        assert after["revision"] == before["revision"] + turn  # the page waits for a change
     other.execute("ROLLBACK")
     other.close()
     after = press(widget, "first")
-    assert (after["answered"], after["line"], after["alarm"]) == (1, "", False)
+    assert (after["answered"], after["message"], after["warning"]) == (1, "", False)
     os.rename(tmp_path / "labels.db", tmp_path / "away.db")
-    assert "not stored: there is no file" in press(widget, "first")["line"]
+    assert "not stored: there is no file" in press(widget, "first")["message"]
 
 
 @pytest.mark.parametrize("error", [ValueError("no optimum"), KeyboardInterrupt()])
-def test_a_proposal_that_fails(open_loop: Opener, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    loop, real, failing = open_loop(), campaign_module.laplace, [True]
+def test_a_proposal_that_fails(open_loop: Opener, error: BaseException) -> None:
+    failing = [True]
 
-    def laplace(*arguments: Any) -> Any:
+    def fit(*arguments: Any) -> Any:
         if failing:
             raise error
-        return real(*arguments)
+        return laplace(*arguments)
 
-    monkeypatch.setattr(campaign_module, "laplace", laplace)
+    loop = open_loop(inference=fit)
     widget = annotation_widget(loop, 6)
     for _ in range(4):
         press(widget, "first")
-    assert widget.view["state"] == "stuck"
-    assert widget.view["alarm"]
-    assert "every answer is stored. " + (str(error) or "KeyboardInterrupt") in widget.view["line"]
+    assert widget.view["state"] == "failed"
+    assert widget.view["warning"]
+    assert "every answer is stored. " + (str(error) or "KeyboardInterrupt") in widget.view["message"]
     assert widget.view["answered"] == loop.store.count() == 4
-    send(widget, {"ask": None, "answer": "first"})
-    send(widget, {"answer": "again"})
-    assert widget.view["state"] == "stuck"
+    send(widget, {"query": None, "answer": "first"})
+    send(widget, {"answer": "retry"})
+    assert widget.view["state"] == "failed"
     failing.clear()
-    send(widget, {"answer": "again"})
-    assert (widget.view["state"], widget.view["line"]) == ("asking", "")
+    send(widget, {"answer": "retry"})
+    assert (widget.view["state"], widget.view["message"]) == ("asking", "")
     while widget.view["state"] == "asking":
         press(widget, "first")
     assert outcomes(loop) == [1.0] * 6
@@ -245,8 +244,8 @@ def test_a_pool_that_is_used_up_by_skips(open_loop: Opener) -> None:
     for answer in ("skip", "first", "first", "first", "first"):
         press(widget, answer)
     assert widget.view["state"] == "done"
-    assert widget.view["line"] == "No candidate pair is left to ask 'me': the store holds 4 answers."
-    assert widget.view["alarm"]
+    assert widget.view["message"] == "No candidate pair is left to ask 'me': the store holds 4 answers."
+    assert widget.view["warning"]
 
 
 def test_an_overconfident_model_is_told(open_loop: Opener) -> None:
@@ -254,21 +253,21 @@ def test_an_overconfident_model_is_told(open_loop: Opener) -> None:
     loop = open_loop()
     pairs = [(f"item {i}", f"item {j}") for i in range(4) for j in range(5, 10)]
     loop.store.propose(1, [Proposal(*pair, "x", 0.99) for pair in pairs], "x", {"labels": 0, "inflation": 1.0})
-    for ask in loop.store.asks()[:-1]:
-        loop.store.record(ask.id, "second", "me")
+    for query in loop.store.queries()[:-1]:
+        loop.store.record(query.id, "second", "me")
     widget = annotation_widget(loop, 25)
     seen = views(widget)
     with pytest.warns(UserWarning, match="the model is overconfident"):
         press(widget, "second")
-    assert (seen[-1]["line"], seen[-1]["alarm"]) == (GUARD, True)
-    assert press(widget, "second")["line"] == ""
+    assert (seen[-1]["message"], seen[-1]["warning"]) == (GUARD, True)
+    assert press(widget, "second")["message"] == ""
 
 
 def test_bad_input_is_an_error_of_the_cell(open_loop: Opener) -> None:
     loop = open_loop()
     with pytest.raises(ValueError, match="budget must be a whole number of at least 0, got -1"):
         annotation_widget(loop, -1)
-    with pytest.raises(ValueError, match="67 more pairs are to be asked, but only 66 candidate pairs are left"):
+    with pytest.raises(ValueError, match="the budget needs 67 more pairs, but only 66 candidate pairs are left"):
         annotation_widget(loop, 67)
     assert loop.store.rounds() == []
     loop.store.propose(1, [Proposal("item 1", "stranger", "random")], "random")
@@ -299,4 +298,4 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "the widget needs an extra: pip install 'tercet[widget]'.\n", done.stderr
+    assert done.stdout == "annotation_widget needs anywidget: pip install 'tercet[widget]'.\n", done.stderr

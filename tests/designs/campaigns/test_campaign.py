@@ -13,18 +13,17 @@ import scipy.stats
 
 from tercet.datasets import simulated_annotator, simulated_preferences
 from tercet.designs import (
+    CRITERIA,
     AnnotationLoop,
-    GreedyD,
     LabelStore,
     PromptAnnotator,
-    Proposal,
-    campaign_history,
     candidate_pairs,
     prequential,
     select_pairs,
 )
-from tercet.designs.campaigns import campaign as campaign_module
-from tercet.designs.campaigns.campaign_history import recent_z
+from tercet.designs.campaigns import Proposal, campaign_history
+from tercet.designs.campaigns.arguments import check_count
+from tercet.designs.campaigns.history import recent_z
 from tercet.inference import laplace, log_loss, reward, spearman, win_probability
 from tercet.models import BradleyTerry, Comparisons, Items, LinearHead, MLPHead
 
@@ -71,8 +70,8 @@ def open_loop(world: World, tmp_path: Path, seed: int) -> Iterator[Opener]:
         store.close()
 
 
-def run(loop: AnnotationLoop, annotator: Any, budget: int, who: str = "Ann") -> int:
-    return loop.run(annotator, budget, who=who, progress=False)
+def run(loop: AnnotationLoop, annotator: Any, budget: int, who: str = "Ann", **settings: Any) -> int:
+    return loop.run(annotator, budget, who=who, progress=False, **settings)
 
 
 def test_a_campaign_fills_its_budget_and_asks_nothing_twice(world: World, open_loop: Opener) -> None:
@@ -80,8 +79,8 @@ def test_a_campaign_fills_its_budget_and_asks_nothing_twice(world: World, open_l
     assert run(loop, world, 35) == 35
     assert len(world.asked) == len(set(world.unordered)) == 35
     assert [batch.facts["labels"] for batch in loop.store.rounds()] == [0, 10, 20, 30]
-    assert Counter(ask.round for ask in loop.store.asks()) == {1: 10, 2: 10, 3: 10, 4: 5}
-    assert [ask.criterion for ask in loop.store.asks()] == ["random"] * 10 + ["greedy V"] * 25
+    assert Counter(query.round for query in loop.store.queries()) == {1: 10, 2: 10, 3: 10, 4: 5}
+    assert [query.criterion for query in loop.store.queries()] == ["random"] * 10 + ["greedy V"] * 25
     answers = loop.comparisons()
     assert answers is not None
     names = world.items.names
@@ -104,7 +103,7 @@ def test_same_key_same_campaign_other_key_another(world: World, open_loop: Opene
 def test_a_round_is_a_fit_and_a_selection(world: World, open_loop: Opener) -> None:
     """The second batch is what `select_pairs` picks under the fit of the first, as predicted by that fit."""
     pool = candidate_pairs(world.items, "all")
-    loop = open_loop(candidates=pool, criterion=GreedyD(), target="in-prompt")
+    loop = open_loop(candidates=pool, criterion=CRITERIA["greedy D"], target="in-prompt")
     run(loop, world, 10)
     first, fit = loop.comparisons(), loop.fit()
     assert first is not None
@@ -112,11 +111,11 @@ def test_a_round_is_a_fit_and_a_selection(world: World, open_loop: Opener) -> No
     expected = select_pairs(
         world.items, fit, 10, candidates=pool, criterion="greedy D", target="in-prompt", exclude=first
     ).chosen
-    asks = [ask for ask in loop.store.asks() if ask.round == 2]
+    queries = [query for query in loop.store.queries() if query.round == 2]
     place = {name: k for k, name in enumerate(world.items.names)}
-    pairs = np.array([[place[ask.first], place[ask.second]] for ask in asks])
+    pairs = np.array([[place[query.first], place[query.second]] for query in queries])
     np.testing.assert_array_equal(np.sort(pairs), np.sort(expected))
-    np.testing.assert_allclose([ask.prediction for ask in asks], win_probability(fit, world.items, pairs))
+    np.testing.assert_allclose([query.prediction for query in queries], win_probability(fit, world.items, pairs))
     assert loop.store.rounds()[1].criterion == "greedy D"
 
 
@@ -173,35 +172,31 @@ def test_ties_and_numbers(world: World, open_loop: Opener) -> None:
     assert answers.outcome.tolist() == [0.5, 1.0, 0.0, 0.25, 1.0]
 
 
-def test_skips_are_for_others(world: World, open_loop: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign_module, "SKIPS", 2)  # never reached: no two in a row are skipped
+def test_skips_are_for_others(world: World, open_loop: Opener) -> None:
     loop, seen = open_loop(), Counter[Any]()
 
     def picky(first: Any, second: Any) -> Any:
         seen[frozenset((first, second))] += 1
         return "skip" if len(seen) % 3 == 0 else world.answer(first, second)
 
-    assert run(loop, picky, 20) == 20
+    assert run(loop, picky, 20, max_skips=2) == 20  # never reached: no two in a row are skipped
     assert set(seen.values()) == {1}
-    skipped = [label.ask for label in loop.store.labels() if label.outcome is None]
+    skipped = [label.query for label in loop.store.labels() if label.outcome is None]
     assert len(skipped) == len(seen) - 20 > 5
     world.asked.clear()
     assert run(loop, world, 20 + len(skipped), who="Bob") == 20 + len(skipped)
-    by = {label.ask for label in loop.store.labels() if label.annotator == "Bob"}
+    by = {label.query for label in loop.store.labels() if label.annotator == "Bob"}
     assert set(skipped) <= by
     assert loop.history()["skipped"].sum() == len(skipped)
 
 
-def test_somebody_who_skips_everything_is_let_go(
-    world: World, open_loop: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(campaign_module, "SKIPS", 12)
+def test_a_run_ends_where_everything_is_skipped(world: World, open_loop: Opener) -> None:
     loop = open_loop()
     with pytest.warns(UserWarning, match="'Ann' skipped 12 pairs in a row: stopped"):
-        assert run(loop, lambda first, second: "skip", 20) == 0
+        assert run(loop, lambda first, second: "skip", 20, max_skips=12) == 0
     assert len(loop.store.labels()) == 12
     assert loop.comparisons() is None
-    with pytest.raises(ValueError, match="holds no answers yet; ask some first"):
+    with pytest.raises(ValueError, match="holds no answers yet; collect some first"):
         loop.fit()
 
 
@@ -225,7 +220,7 @@ def test_budgets_that_are_none(world: World, open_loop: Opener, budget: Any) -> 
 @pytest.mark.parametrize("number", [0, 2.5, float("nan"), None, "3"])
 def test_numbers_that_do_not_count(number: Any) -> None:
     with pytest.raises(ValueError, match="batch must be a whole number of at least 1, got"):
-        campaign_module._check_count("batch", number, least=1)
+        check_count("batch", number, least=1)
 
 
 @pytest.mark.parametrize(
@@ -246,11 +241,11 @@ def test_too_small_a_pool_is_told_before_anything_is_asked(world: World, open_lo
     given = [[i, i + 1] for i in range(25)] + [[1, 0]] * 50 if candidates == "array" else candidates
     left = {"all": 435, "in-prompt": 75, "array": 25}[candidates]
     loop = open_loop(candidates=given)
-    with pytest.raises(ValueError, match=f"{left + 1} more pairs are to be asked, but only {left} candidate pairs"):
+    with pytest.raises(ValueError, match=f"the budget needs {left + 1} more pairs, but only {left} candidate pairs"):
         run(loop, world, left + 1)
     assert (world.asked, loop.store.rounds()) == ([], [])
     run(loop, lambda a, b: "quit" if len(world.asked) == 8 else world(a, b), 10)  # two are pending
-    with pytest.raises(ValueError, match=f"{left - 10 + 1} more pairs .* only {left - 10} candidate"):
+    with pytest.raises(ValueError, match=f"{left - 10 + 1} more pairs, .* only {left - 10} candidate"):
         run(loop, world, left + 1)
     assert len(world.asked) == 8
 
@@ -284,7 +279,7 @@ def test_items_without_names_go_by_position(world: World, open_loop: Opener) -> 
     annotator = simulated_annotator(items, world.rewards)
     loop = open_loop(items=items)
     assert run(loop, annotator, 12) == 12
-    assert {type(name) for ask in loop.store.asks() for name in (ask.first, ask.second)} == {int}
+    assert {type(name) for query in loop.store.queries() for name in (query.first, query.second)} == {int}
     with pytest.raises(ValueError, match="ids of items must be texts or whole numbers"):
         run(open_loop("other", items=Items(world.items.features, ids=[(k,) for k in range(30)])), annotator, 5)
 
@@ -299,7 +294,7 @@ def test_history_is_what_was_predicted_and_what_came(world: World, open_loop: Op
     assert history["asked"].tolist() == history["answered"].tolist() == [10, 10, 10, 2]
     assert history["log_loss"][0] == history["expected_log_loss"][0] == pytest.approx(np.log(2))
     assert history["z"][0] == 0.0
-    assert np.isnan(history["expected_fall"][0])
+    assert np.isnan(history["expected_reduction"][0])
     for k in (1, 2):
         known, batch = answers.take(np.arange(10 * k)), answers.take(np.arange(10 * k, 10 * k + 10))
         fit = laplace(MODEL, world.items, known)
@@ -310,7 +305,7 @@ def test_history_is_what_was_predicted_and_what_came(world: World, open_loop: Op
         covariance = np.linalg.inv(fit.precision_factor @ fit.precision_factor.T)
         now = float(np.mean([gap @ covariance @ gap for gap in gaps]))
         assert history["target_variance"][k] == pytest.approx(now)
-        assert history["expected_fall"][k] > history["random_fall"][k] > 0
+        assert history["expected_reduction"][k] > history["random_reduction"][k] > 0
         assert history["prior_sd"][k] == 2.0
     assert (history["target_variance"][1:] > history["target_variance"][1:].shift(-1).fillna(0)).all()
 
@@ -318,20 +313,20 @@ def test_history_is_what_was_predicted_and_what_came(world: World, open_loop: Op
 def test_history_of_an_empty_campaign(open_loop: Opener) -> None:
     history = open_loop().history()
     assert len(history) == 0
-    assert {"labels", "expected_fall", "random_fall", "log_loss", "z"} <= set(history.columns)
+    assert {"labels", "expected_reduction", "random_reduction", "log_loss", "z"} <= set(history.columns)
 
 
 def test_random_share(world: World, open_loop: Opener) -> None:
     loop = open_loop(random_share=0.3, candidates="all")
     run(loop, world, 30)
-    counts = Counter((ask.round, ask.criterion) for ask in loop.store.asks())
+    counts = Counter((query.round, query.criterion) for query in loop.store.queries())
     assert counts == {
         (1, "random"): 10, (2, "random"): 3, (2, "greedy V"): 7, (3, "random"): 3, (3, "greedy V"): 7,
     }  # fmt: skip
     assert len(set(world.unordered)) == 30
     all_random = open_loop("other", random_share=1.0)
     run(all_random, world, 20)
-    assert {ask.criterion for ask in all_random.store.asks()} == {"random"}
+    assert {query.criterion for query in all_random.store.queries()} == {"random"}
 
 
 def test_the_guard_mixes_in_random_pairs_when_predictions_fail(world: World, open_loop: Opener) -> None:
@@ -349,7 +344,7 @@ def test_the_guard_mixes_in_random_pairs_when_predictions_fail(world: World, ope
     history = loop.history()
     assert history["z"][2] > 3
     assert history["random_share"].tolist()[1:] == [0.0, 0.0, 0.5]
-    counts = Counter(ask.criterion for ask in loop.store.asks() if ask.round == 4)
+    counts = Counter(query.criterion for query in loop.store.queries() if query.round == 4)
     assert counts == {"random": 10, "greedy V": 10}
 
 
@@ -357,11 +352,11 @@ def test_the_guard_forgets_what_is_long_past(world: World, open_loop: Opener) ->
     """Twenty predictions that failed, then ten that held; each round with its own inflation."""
     store = open_loop().store
     for number, (size, inflation) in enumerate([(20, 4.0), (10, 2.0)], start=1):
-        asks = [Proposal(f"item {number}", f"item {k + 5}", "x", 0.9) for k in range(size)]
-        store.propose(number, asks, "x", {"labels": 0, "inflation": inflation})
+        proposals = [Proposal(f"item {number}", f"item {k + 5}", "x", 0.9) for k in range(size)]
+        store.propose(number, proposals, "x", {"labels": 0, "inflation": inflation})
     outcomes = [0.0] * 20 + [1.0] * 9 + [0.0]
-    for ask, outcome in zip(store.asks(), outcomes, strict=True):
-        store.record(ask.id, outcome, "Ann")
+    for query, outcome in zip(store.queries(), outcomes, strict=True):
+        store.record(query.id, outcome, "Ann")
     assert recent_z(store) == pytest.approx(prequential([0.9] * 30, outcomes, [4.0] * 20 + [2.0] * 10).z)
     assert recent_z(store) > 3
     assert recent_z(store, 10) == pytest.approx(0.0)
@@ -373,30 +368,27 @@ def test_the_same_name_in_two_processes(world: World, open_loop: Opener) -> None
     other = open_loop().store
 
     def slow(first: Any, second: Any) -> Any:
-        ask = other.pending("Ann")[0]
-        if ask.id == 3:
-            other.record(ask.id, 0.25, "Ann")
+        query = other.pending("Ann")[0]
+        if query.id == 3:
+            other.record(query.id, 0.25, "Ann")
         return world(first, second)
 
-    with pytest.warns(UserWarning, match="answered ask 3 by 0.25 .* the first answer stands"):
+    with pytest.warns(UserWarning, match="answered query 3 with 0.25 .* the first answer stands"):
         assert run(open_loop(), slow, 10) == 10
     assert [label.outcome for label in other.labels()][2] == 0.25
 
 
-def test_a_round_that_another_process_proposed_first(
-    world: World, open_loop: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_round_that_another_process_proposed_first(world: World, open_loop: Opener) -> None:
     other, theirs = open_loop().store, [Proposal("item 1", "item 2", "theirs", 0.5)]
 
     def slow(*arguments: Any) -> Any:
         other.propose(2, theirs, "theirs")
         return laplace(*arguments)
 
-    loop = open_loop()
+    loop = open_loop(inference=slow)
     run(loop, world, 10)
-    monkeypatch.setattr(campaign_module, "laplace", slow)
     run(loop, world, 11)
-    assert [tuple(ask[2:5]) for ask in other.asks() if ask.round == 2] == [("item 1", "item 2", "theirs")]
+    assert [tuple(query[2:5]) for query in other.queries() if query.round == 2] == [("item 1", "item 2", "theirs")]
     assert set(world.asked[-1]) == {"item 1", "item 2"}
 
 
@@ -417,7 +409,7 @@ def test_networks_and_annotators(world: World, open_loop: Opener) -> None:
         loop = open_loop(f"{type(model.head).__name__}.db", model=model, batch=20)
         run(loop, world, 20)
         assert run(loop, world, 40, who="Bob") == 40
-        assert loop.history()["expected_fall"][1] > 0
+        assert loop.history()["expected_reduction"][1] > 0
 
 
 def at_prompt(*typed: str | type[BaseException]) -> tuple[PromptAnnotator, list[str]]:
@@ -450,7 +442,10 @@ def test_a_person_types(typed: Any, answer: str) -> None:
 def test_a_person_mistypes_and_is_asked_again() -> None:
     person, shown = at_prompt("", "first!", "r")
     assert person("a", "b") == "second"
-    assert [line for line in shown if "none of these" in line] == ["'' is none of these.", "'first!' is none of these."]
+    assert [line for line in shown if "is not one of these" in line] == [
+        "'' is not one of these.",
+        "'first!' is not one of these.",
+    ]
 
 
 def test_a_person_runs_a_campaign(world: World, open_loop: Opener, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from io import StringIO
@@ -18,8 +19,9 @@ import pandas as pd
 import pytest
 
 from tercet.datasets import simulated_preferences
-from tercet.designs import CRITERIA, LabelStore, Proposal, select_pairs
-from tercet.designs.campaigns.command_line import TEACHING, main
+from tercet.designs import CRITERIA, LabelStore, select_pairs
+from tercet.designs.campaigns import Proposal
+from tercet.designs.campaigns.command_line import EPILOG, Job, main
 from tercet.inference import laplace
 from tercet.models import BradleyTerry, Comparisons, Items, project
 
@@ -59,9 +61,9 @@ def files(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Files:
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Exit code, standard output, lines of the standard error."""
 
-    def call(*words: Any) -> tuple[int, str, list[str]]:
+    def call(*words: Any, job: Job | None = None) -> tuple[int, str, list[str]]:
         try:
-            code = main([str(word) for word in words])
+            code = main([str(word) for word in words], job)
         except SystemExit as leaving:
             code = int(leaving.code or 0)
         said = capsys.readouterr()
@@ -83,7 +85,7 @@ def test_help_teaches_and_imports_nothing_heavy(run: Run) -> None:
     assert (code, error) == (0, [])
     for word in ("example:", "--labels labels.csv", "first, second, outcome", "skip", "exit code", ".safetensors"):
         assert word in out
-    listed = TEACHING.split("criteria:\n")[1].split(";")[0].replace("(default)", "").replace("\n", " ")
+    listed = EPILOG.split("criteria:\n")[1].split(";")[0].replace("(default)", "").replace("\n", " ")
     names = [name.strip() for name in listed.split(",")]
     assert len(names) > 5
     assert set(names) <= set(CRITERIA)
@@ -168,8 +170,8 @@ def write_labels(kind: str, files: Files) -> str:
         with LabelStore("l.db") as store:
             rows = [Proposal(int(i), int(j), "random") for i, j in files.answers.pairs]
             store.propose(1, rows, "random")
-            for ask, outcome in zip(store.asks(), table["outcome"], strict=True):
-                store.record(ask.id, outcome, "Ann")
+            for query, outcome in zip(store.queries(), table["outcome"], strict=True):
+                store.record(query.id, outcome, "Ann")
         return "l.db"
     if kind == "parquet":
         pytest.importorskip("pyarrow")
@@ -306,17 +308,17 @@ MISTAKES: list[tuple[tuple[Any, ...], str, str]] = [
     (("--features", "absent.npy"), "", "there is no file absent.npy"),
     (("--features", "labels.csv"), LABELS, "labels.csv is none of .npy, .safetensors, .parquet"),
     (("--features", "x.npy"), "", "x.npy is no .npy file"),
-    (("--features", "x.npz"), "", "x.npz is no .npz file"),
-    (("--features", "two.npz"), "", "two.npz holds the arrays a, b; say which by --name"),
+    (("--features", "x.npz"), "", "x.npz is not an .npz file"),
+    (("--features", "two.npz"), "", "two.npz holds the arrays a, b; choose one by --name"),
     (("--features", "two.npz", "--name", "c"), "", "two.npz holds the arrays a, b"),
     (("--features", "nan.npy"), "", "NaN or infinite"),
     (("--labels", "absent.csv"), "", "there is no file absent.csv"),
     (("--labels", "labels.txt"), "", "labels are a table (.csv, .jsonl, .parquet) or a store"),
     (("--labels", "absent.db"), "", "there is no file absent.db"),
-    (("--labels", "x.db"), "", "x.db is no label store"),
+    (("--labels", "x.db"), "", "x.db is not a label store"),
     ((), "a,b\n1,2\n", "labels.csv needs the column(s) first, second, outcome; it has a, b"),
     ((), "", "labels.csv cannot be read"),
-    ((), LABELS + "0,40,1\n", "labels.csv, row 2: there is no item '40' among the 40 items, which are called '0'"),
+    ((), LABELS + "0,40,1\n", "labels.csv, row 2: there is no item '40' among the 40 items, which are named '0'"),
     ((), LABELS + "0,,1\n", "row 2: there is no item ''"),
     ((), LABELS + "3,3,1\n", "row 2: '3' is compared with itself"),
     (
@@ -382,28 +384,19 @@ def test_what_was_written_before_survives_a_failing_write(
 
 def test_warnings_are_one_line(files: Files, run: Run) -> None:
     """Answers that contradict nothing: with the prior learned the fit warns of nothing; a warning is made up."""
-    import warnings
-
-    from tercet.designs.campaigns import select_job
 
     def warn(*_: Any) -> None:
         warnings.warn("the evidence\nis flat", stacklevel=1)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(select_job, "select_job", warn)
-        assert run(*BASIC) == (0, "", ["tercet-select: warning: the evidence is flat"])
+    assert run(*BASIC, job=warn) == (0, "", ["tercet-select: warning: the evidence is flat"])
 
 
 def test_interruption(files: Files, run: Run) -> None:
-    from tercet.designs.campaigns import select_job
-
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(select_job, "select_job", stop)
-        assert run(*BASIC) == (130, "", ["tercet-select: interrupted; nothing was written."])
+    assert run(*BASIC, job=stop) == (130, "", ["tercet-select: interrupted; nothing was written."])
 
 
 @pytest.mark.slow

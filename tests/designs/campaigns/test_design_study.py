@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tercet.designs import GreedyV, learning_curve, paired_differences
+from tercet.designs import Criterion, learning_curve, paired_differences
+from tercet.designs.criteria import VOptimality
 from tercet.models import Items
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
@@ -120,13 +121,11 @@ def test_simulated_worlds_hold_out_whole_prompts(study: ModuleType, name: str, s
 
 
 @dataclass(frozen=True)
-class Worst(GreedyV):
+class Worst(VOptimality):
     """The negative control: greedy V upside down."""
 
-    name = "worst V"
-
-    def gains(self, state: Any, part: slice) -> np.ndarray:
-        return -super().gains(state, part)
+    def gain(self, state: Any, some: Any) -> np.ndarray:
+        return -super().gain(state, some)
 
 
 @pytest.mark.slow
@@ -139,7 +138,7 @@ def test_default_is_not_worse_than_random(study: ModuleType, seed: int) -> None:
     standard errors or more from both.
     """
     seeds = range(10_000 * (1 + seed), 10_000 * (1 + seed) + 3)
-    found = study.study(["random", "greedy V", Worst()], seeds, budget=150, progress=False)
+    found = study.study(["random", "greedy V", Criterion("worst V", Worst())], seeds, budget=150, progress=False)
 
     def gain(criterion: str, score: str) -> float:
         worlds = [paired_differences(mine, score, criterion) for _, mine in found.groupby("world")]

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tercet.designs import Ask, LabelConflictError, LabelStore, Proposal
-from tercet.designs.campaigns import label_store, store_file
-from tercet.designs.campaigns.label_store import as_outcome
+from tercet.designs.campaigns import LabelConflictError, LabelStore, Proposal, Query, label_store, labels, store_file
+from tercet.designs.campaigns.labels import as_outcome
 from tercet.designs.campaigns.store_file import VERSION
 
 FOUR = [Proposal("a", "b", "greedy V", 0.7), Proposal("c", "d", "random"), Proposal(1, 2, "x"), Proposal("1", 2, "x")]
@@ -45,12 +44,12 @@ def start(code: str, *arguments: Any) -> subprocess.Popen[str]:
 
 def test_only_the_standard_library_is_imported() -> None:
     """By the module itself, and by what comes along with it but for the lazy loader of names."""
-    for module in (label_store, store_file):
+    for module in (label_store, labels, store_file):
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert {name.partition(".")[0] for name in names} - {"tercet"} <= sys.stdlib_module_names
-    code = "import sys; from tercet.designs.campaigns.label_store import LabelStore; print(*sys.modules)"
+    code = "import sys; from tercet.designs.campaigns import LabelStore; LabelStore; print(*sys.modules)"
     loaded = {name.partition(".")[0] for name in run(code).stdout.split()}
     assert "tercet" in loaded
     assert loaded.isdisjoint({"numpy", "jax", "jaxtyping", "scipy", "pandas", "numpyro", "tqdm", "matplotlib"})
@@ -59,17 +58,17 @@ def test_only_the_standard_library_is_imported() -> None:
 def test_what_goes_in_comes_out_also_after_closing(tmp_path: Path, store: LabelStore) -> None:
     before = datetime.now(UTC)
     answers = ["first", "skip", np.float64(0.25), 1]
-    for ask, answer in zip(store.asks(), answers, strict=True):
-        store.record(ask.id, answer, "Zoë")
+    for query, answer in zip(store.queries(), answers, strict=True):
+        store.record(query.id, answer, "Zoë")
     store.close()
     with LabelStore(tmp_path / "labels.db", create=False) as again:
-        assert again.asks() == [
-            Ask(1, 1, "a", "b", "greedy V", 0.7),
-            Ask(2, 1, "c", "d", "random", None),
-            Ask(3, 1, 1, 2, "x", None),
-            Ask(4, 1, "1", 2, "x", None),  # a text that looks like a number stays a text
+        assert again.queries() == [
+            Query(1, 1, "a", "b", "greedy V", 0.7),
+            Query(2, 1, "c", "d", "random", None),
+            Query(3, 1, 1, 2, "x", None),
+            Query(4, 1, "1", 2, "x", None),  # a text that looks like a number stays a text
         ]
-        assert [(label.ask, label.annotator, label.outcome) for label in again.labels()] == [
+        assert [(label.query, label.annotator, label.outcome) for label in again.labels()] == [
             (1, "Zoë", 1.0), (2, "Zoë", None), (3, "Zoë", 0.25), (4, "Zoë", 1.0),
         ]  # fmt: skip
         (batch,) = again.rounds()
@@ -101,9 +100,11 @@ def test_retry_is_one_label_and_a_change_of_mind_is_refused(store: LabelStore) -
     assert store.record(1, 1.0, "Ann") == first
     skipped = store.record(2, "skip", "Ann")
     assert store.record(2, "skip", "Ann") == skipped
-    with pytest.raises(LabelConflictError, match=r"'Ann' answered ask 1 by 1\.0 at .* now says 0\.0: the first answer"):
+    with pytest.raises(
+        LabelConflictError, match=r"'Ann' answered query 1 with 1\.0 at .* now with 0\.0: the first answer"
+    ):
         store.record(1, "second", "Ann")
-    with pytest.raises(LabelConflictError, match=r"by skip at .* now says"):
+    with pytest.raises(LabelConflictError, match=r"with skip at .* now with"):
         store.record(2, "tie", "Ann")
     assert store.labels() == [first, skipped]
     store.record(1, "second", "Bob")  # another person may see it otherwise
@@ -114,7 +115,7 @@ def test_retry_is_one_label_and_a_change_of_mind_is_refused(store: LabelStore) -
 
 def test_pending_is_what_nobody_answered_and_oneself_did_not_skip(store: LabelStore) -> None:
     def left(annotator: str) -> list[int]:
-        return [ask.id for ask in store.pending(annotator)]
+        return [query.id for query in store.pending(annotator)]
 
     assert left("Ann") == [1, 2, 3, 4]
     store.record(1, "tie", "Ann")
@@ -130,7 +131,7 @@ def test_rounds_come_one_after_the_other_and_once(store: LabelStore) -> None:
     with pytest.raises(ValueError, match="round 3 was proposed after round 1; the next one is 2"):
         store.propose(3, FOUR, "random")
     assert store.propose(2, [], "random")
-    assert len(store.asks()) == 4
+    assert len(store.queries()) == 4
     assert [batch.number for batch in store.rounds()] == [1, 2]
 
 
@@ -138,7 +139,7 @@ def test_rounds_come_one_after_the_other_and_once(store: LabelStore) -> None:
 def test_ids_that_cannot_be_stored(store: LabelStore, bad: Any) -> None:
     with pytest.raises(ValueError, match="ids of items must be texts or whole numbers"):
         store.propose(2, [Proposal("fine", "pair", "random"), Proposal("a", bad, "random")], "random")
-    assert len(store.asks()) == 4
+    assert len(store.queries()) == 4
     assert len(store.rounds()) == 1
 
 
@@ -150,13 +151,13 @@ def test_a_round_is_stored_whole_or_not_at_all(store: LabelStore) -> None:
     )
     with pytest.raises(OSError, match="no"):
         store.propose(2, [Proposal(7, 8, "x"), Proposal(9, 8, "x")], "x")
-    assert (len(store.asks()), len(store.rounds())) == (4, 1)
+    assert (len(store.queries()), len(store.rounds())) == (4, 1)
     assert store.propose(2, [Proposal(np.int64(7), np.int32(8), "x")], "x")
-    assert store.asks()[-1][2:4] == (7, 8)
+    assert store.queries()[-1][2:4] == (7, 8)
 
 
-def test_unknown_ask_is_refused(store: LabelStore) -> None:
-    with pytest.raises(ValueError, match="there is no ask 99"):
+def test_unknown_query_is_refused(store: LabelStore) -> None:
+    with pytest.raises(ValueError, match="there is no query 99"):
         store.record(99, "tie", "Ann")
 
 
@@ -172,13 +173,13 @@ def test_every_commit_waits_for_the_disk(store: LabelStore) -> None:
 # The child acknowledges each label on its standard output, once `record` has returned.
 LABELLER = """
 import sys
-from tercet.designs.campaigns.label_store import LabelStore, Proposal
+from tercet.designs.campaigns import LabelStore, Proposal
 print("start", flush=True)
 with LabelStore(sys.argv[1]) as store:
     while True:
-        for ask in store.pending("Ann"):
-            store.record(ask.id, ask.id % 3 / 2, "Ann")
-            print(ask.id, flush=True)
+        for query in store.pending("Ann"):
+            store.record(query.id, query.id % 3 / 2, "Ann")
+            print(query.id, flush=True)
         number = len(store.rounds()) + 1
         store.propose(number, [Proposal(f"item {k}", k, "random") for k in range(8)], "random")
 """
@@ -202,13 +203,13 @@ def survive(path: Path, delays: list[float]) -> int:
     for kills, delay in enumerate(delays, start=1):
         acknowledged += label_until_killed(path, delay)
         with LabelStore(path) as store:
-            times = Counter(label.ask for label in store.labels())
-            outcomes = {label.ask: label.outcome for label in store.labels()}
-            sizes = Counter(ask.round for ask in store.asks())
+            times = Counter(label.query for label in store.labels())
+            outcomes = {label.query: label.outcome for label in store.labels()}
+            sizes = Counter(query.round for query in store.queries())
         assert set(times.values()) <= {1}
         assert set(acknowledged) <= set(times)
         assert len(times) - len(acknowledged) <= kills  # at most the one that was under way
-        assert outcomes == {ask: ask % 3 / 2 for ask in times}
+        assert outcomes == {query: query % 3 / 2 for query in times}
         assert set(sizes.values()) <= {8}
     assert len(acknowledged) == len(set(acknowledged))  # no resumed campaign asks again
     with sqlite3.connect(path) as connection:
@@ -229,18 +230,18 @@ def test_a_hundred_kills_lose_and_double_nothing(tmp_path: Path, seed: int) -> N
 
 WRITER = """
 import sys
-from tercet.designs.campaigns.label_store import LabelConflictError, LabelStore, Proposal
+from tercet.designs.campaigns import LabelConflictError, LabelStore, Proposal
 path, annotator, mine = sys.argv[1], sys.argv[2], float(sys.argv[3])
 with LabelStore(path) as store:
     print("ready", flush=True)
     sys.stdin.readline()
     print("proposed", store.propose(1, [Proposal(annotator, k, "random") for k in range(60)], "random"))
-    for ask in store.asks():
-        store.record(ask.id, mine, annotator)
+    for query in store.queries():
+        store.record(query.id, mine, annotator)
         try:
-            print("shared", ask.id, store.record(ask.id, mine, "both").outcome)
+            print("shared", query.id, store.record(query.id, mine, "both").outcome)
         except LabelConflictError:
-            print("refused", ask.id)
+            print("refused", query.id)
 """
 
 
@@ -265,37 +266,39 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
         assert writer.returncode == 0
     assert sorted(lines[0] for lines in said) == ["proposed False", "proposed True"]
     with LabelStore(tmp_path / "labels.db", create=False) as store:
-        asks, labels = store.asks(), store.labels()
-    assert len(asks) == 60
-    assert len({ask.first for ask in asks}) == 1
-    by = {name: {label.ask: label.outcome for label in labels if label.annotator == name} for name in (*names, "both")}
+        queries, labels = store.queries(), store.labels()
+    assert len(queries) == 60
+    assert len({query.first for query in queries}) == 1
+    by = {
+        name: {label.query: label.outcome for label in labels if label.annotator == name} for name in (*names, "both")
+    }
     assert len(labels) == 180
-    assert by["Ann"] == {ask.id: 1.0 for ask in asks}
-    assert by["Bob"] == {ask.id: 0.0 for ask in asks}
+    assert by["Ann"] == {query.id: 1.0 for query in queries}
+    assert by["Bob"] == {query.id: 0.0 for query in queries}
     shared = [line.split() for lines in said for line in lines if line.startswith("shared")]
-    assert {int(ask): float(outcome) for _, ask, outcome in shared} == by["both"]
+    assert {int(query): float(outcome) for _, query, outcome in shared} == by["both"]
     assert len(shared) == sum(line.startswith("refused") for lines in said for line in lines) == 60
 
 
 LIMITED = """
 import resource, sys
-from tercet.designs.campaigns.label_store import LabelStore
+from tercet.designs.campaigns import LabelStore
 with LabelStore(sys.argv[1]) as store:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-    for ask in store.pending("Ann"):
+    for query in store.pending("Ann"):
         try:
-            store.record(ask.id, "first", "Ann")
+            store.record(query.id, "first", "Ann")
         except OSError as error:
             print(error)
             break
-        print(ask.id)
+        print(query.id)
     try:
-        store.propose(2, store.asks(), "random")
+        store.propose(2, store.queries(), "random")
     except OSError as error:
         print(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    store.record(ask.id, "first", "Ann")
-    print(ask.id)
+    store.record(query.id, "first", "Ann")
+    print(query.id)
 """
 
 
@@ -313,23 +316,23 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
     assert len(errors) == 2
     for error in errors:
         assert error.startswith(f"label store {path}: ")
-        assert "What was acknowledged before is stored, what was being written is not" in error
+        assert "Every acknowledged label is stored; what was being written is not" in error
     assert 1 < len(acknowledged) < 500
     with LabelStore(path) as store:
-        assert [label.ask for label in store.labels()] == acknowledged
+        assert [label.query for label in store.labels()] == acknowledged
         assert len(store.rounds()) == 1
 
 
 def test_full_disk(store: LabelStore, tmp_path: Path) -> None:
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
-    asks = [Proposal("x" * 500, k, "random") for k in range(100)]
-    with pytest.raises(OSError, match=r"database or disk is full\. What was acknowledged before is stored"):
-        store.propose(2, asks, "random")
-    assert (len(store.asks()), len(store.rounds())) == (4, 1)
+    proposals = [Proposal("x" * 500, k, "random") for k in range(100)]
+    with pytest.raises(OSError, match=r"database or disk is full\. Every acknowledged label is stored"):
+        store.propose(2, proposals, "random")
+    assert (len(store.queries()), len(store.rounds())) == (4, 1)
     store.record(1, "tie", "Ann")  # there is room left on a page
     store._connection.execute(f"PRAGMA max_page_count = {pages + 1000}")
-    assert store.propose(2, asks, "random")
+    assert store.propose(2, proposals, "random")
     assert store.count() == 1
 
 
@@ -363,11 +366,11 @@ def foreign(kind: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("text", "is no label store but something else"),
-        ("noise", "is no label store but something else"),
-        ("empty", "is no label store but an empty file"),
-        ("short", "is no label store but an SQLite database of another kind"),
-        ("other database", "is no label store but an SQLite database of another kind; it was left as it is"),
+        ("text", "is not a label store but a file of another kind"),
+        ("noise", "is not a label store but a file of another kind"),
+        ("empty", "is not a label store but an empty file"),
+        ("short", "is not a label store but an SQLite database of another kind"),
+        ("other database", "is not a label store but an SQLite database of another kind; it was left unchanged"),
         ("folder", "is a folder, not a label store"),
     ],
 )
@@ -400,9 +403,8 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_program_holds_the_file(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tercet.designs.campaigns.store_file.WAIT", 0.05)
-    with LabelStore(store.path) as other:
+def test_another_program_holds_the_file(store: LabelStore) -> None:
+    with LabelStore(store.path, wait=0.05) as other:
         store._connection.execute("BEGIN IMMEDIATE")
         with pytest.raises(OSError, match="database is locked"):
             other.record(1, "tie", "Ann")

@@ -10,8 +10,8 @@ import pytest
 from scipy.special import expit, logit
 
 from tercet.designs import PairCandidates, prequential
-from tercet.designs.campaigns.prequential import ALARM, batch_inflation
-from tercet.inference import GaussianPosterior
+from tercet.designs.campaigns.prequential_check import OVERCONFIDENT, batch_inflation
+from tercet.inference.posteriors import GaussianPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone
@@ -49,7 +49,7 @@ def test_coins_and_certainties() -> None:
     sure = prequential([1.0, 0.0], [1, 0])
     assert sure.log_loss == pytest.approx(0.0, abs=1e-8)
     assert np.isfinite(prequential([1.0], [0])).all()
-    assert prequential([1.0], [0]).z > ALARM
+    assert prequential([1.0], [0]).z > OVERCONFIDENT
 
 
 @pytest.mark.parametrize(
@@ -87,16 +87,16 @@ def test_right_predictions_raise_no_alarm(rng: np.random.Generator) -> None:
     square, error = np.square(inflated), 5.0 / math.sqrt(300)
     assert 0.9 - error * square.std() < square.mean() < 1.0 + error * square.std()
     assert abs(inflated.mean()) < error * inflated.std()
-    assert np.count_nonzero(inflated > ALARM) <= 15
+    assert np.count_nonzero(inflated > OVERCONFIDENT) <= 15
     assert np.mean(plain**2) > 2.0
-    assert np.count_nonzero(plain > ALARM) > 15
+    assert np.count_nonzero(plain > OVERCONFIDENT) > 15
 
 
 def test_overconfidence_is_seen(rng: np.random.Generator) -> None:
     """Logits three times too large, 200 answers: an alarm; as they should be: in 1 of 740 none (here 1 in 10^6)."""
     truth = rng.normal(0.0, 1.0, 200)
     outcome = (rng.random(200) < expit(truth)).astype(float)
-    assert prequential(expit(3.0 * truth), outcome).z > ALARM
+    assert prequential(expit(3.0 * truth), outcome).z > OVERCONFIDENT
     assert prequential(expit(truth), outcome).z < 4.9
     assert prequential(expit(truth / 3.0), outcome).z < 0.5
 

@@ -1,4 +1,4 @@
-"""Expected falls of the target variance: against inverted matrices, beside random batches, along a curve."""
+"""Expected reductions of the target variance: against inverted matrices, beside random batches, along a curve."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from scipy.special import expit
 
 from tercet.designs import PairCandidates, candidate_pairs, select_pairs, stopping_curve
-from tercet.designs.campaigns.stopping import batch_worth, target_variance, variance_falls
-from tercet.inference import GaussianPosterior, laplace
+from tercet.designs.campaigns.stopping import batch_reduction, target_variance, variance_reductions
+from tercet.inference import laplace
+from tercet.inference.posteriors import GaussianPosterior
 from tercet.models import BradleyTerry, Comparisons, Items, LinearHead, project
 
 
@@ -38,7 +39,7 @@ def expected_information(mean: float, variance: float) -> float:
     return float(weights @ (p * (1 - p)) / weights.sum())
 
 
-def test_falls_are_those_of_inverted_matrices(items: Items, posterior: GaussianPosterior) -> None:
+def test_reductions_are_those_of_inverted_matrices(items: Items, posterior: GaussianPosterior) -> None:
     pairs = np.array([[0, 7], [3, 4], [0, 8], [11, 2], [7, 0]])
     precision = posterior.precision_factor @ posterior.precision_factor.T
     start = np.linalg.inv(precision)
@@ -50,25 +51,25 @@ def test_falls_are_those_of_inverted_matrices(items: Items, posterior: GaussianP
         left.append(average_variance(items, np.linalg.inv(precision)))
     pool = PairCandidates(items, pairs).pool(posterior, None)
     np.testing.assert_allclose(target_variance(pool), left[0], rtol=1e-9)
-    np.testing.assert_allclose(variance_falls(pool), -np.diff(left), rtol=1e-5)
+    np.testing.assert_allclose(variance_reductions(pool), -np.diff(left), rtol=1e-5)
 
 
 @pytest.mark.parametrize("target", [None, "in-prompt"])
-def test_worth_is_what_the_selection_promised(items: Items, posterior: GaussianPosterior, target: Any) -> None:
+def test_reduction_is_what_the_selection_promised(items: Items, posterior: GaussianPosterior, target: Any) -> None:
     """For greedy V: its gains. For a batch of everything: no better than random. For the worst: less than random."""
     pairs = candidate_pairs(items, "all")
     candidates = PairCandidates(items, pairs).pool(posterior, target)
     picked = select_pairs(items, posterior, 6, candidates=pairs, target=target)
-    worth = batch_worth(PairCandidates(items, picked.chosen).pool(posterior, target), candidates)
-    np.testing.assert_allclose(worth.fall, picked.gains.sum())
-    assert worth.random_fall == pytest.approx(picked.expected_random, rel=0.5)  # 20 batches each
-    assert worth.fall > 1.2 * worth.random_fall
-    everything = batch_worth(candidates, candidates)
-    assert everything.fall == pytest.approx(everything.random_fall)
-    assert 0 < everything.fall < everything.variance == worth.variance
+    expected = batch_reduction(PairCandidates(items, picked.chosen).pool(posterior, target), candidates)
+    np.testing.assert_allclose(expected.reduction, picked.gains.sum())
+    assert expected.random_reduction == pytest.approx(picked.expected_random, rel=0.5)  # 20 batches each
+    assert expected.reduction > 1.2 * expected.random_reduction
+    everything = batch_reduction(candidates, candidates)
+    assert everything.reduction == pytest.approx(everything.random_reduction)
+    assert 0 < everything.reduction < everything.variance == expected.variance
     least = np.argsort(candidates.variance)[:6]
-    worst = batch_worth(candidates.take(least), candidates)
-    assert worst.fall < worst.random_fall
+    worst = batch_reduction(candidates.take(least), candidates)
+    assert worst.reduction < worst.random_reduction
 
 
 def test_curve(items: Items, posterior: GaussianPosterior) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tercet.datasets import simulated_preferences
-from tercet.designs import CRITERIA, GreedyV, compare_designs, learning_curve, paired_differences, select_pairs
+from tercet.designs import CRITERIA, compare_designs, learning_curve, paired_differences, select_pairs
 from tercet.inference import reward, spearman
 from tercet.models import BradleyTerry, Comparisons, Items, LinearHead
 
@@ -125,7 +125,7 @@ def test_pool_that_runs_out_is_an_error(seed: int) -> None:
 
 def test_table_of_several_designs_and_paired_differences(seed: int) -> None:
     world = World(seed)
-    table = world.compare(["random", GreedyV()], [seed, seed + 1, seed + 2])
+    table = world.compare(["random", CRITERIA["greedy V"]], [seed, seed + 1, seed + 2])
     assert list(table.columns) == ["criterion", "seed", "labels", "prior_sd", "spearman"]
     assert len(table) == 2 * 3 * 3
     alone = world.curve("random", budget=30, key=seed + 1).table

@@ -53,10 +53,10 @@ annotation_widget(loop, 8, who="Ann", texts=json.load(open("NAME.json")), questi
 PRESS = "dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true, cancelable: true}))"
 # A double click may be slower than the kernel: its second half, and a bouncing key, meet the next pair.
 AGAIN = f"""
-const done = arguments[0], root = document.querySelector(".tercet-pairs"), shown = root.dataset.ask;
+const done = arguments[0], root = document.querySelector(".tercet-pairs"), shown = root.dataset.query;
 const press = root.querySelector(".tercet-second");
 new MutationObserver((_, observer) => {{
-  if (root.dataset.ask === shown) return;
+  if (root.dataset.query === shown) return;
   observer.disconnect();
   press.click();
   root.{PRESS};
@@ -66,7 +66,7 @@ new MutationObserver((_, observer) => {{
 press.click();
 """
 IMPATIENT = f"""
-const root = document.querySelector(".tercet-pairs"), line = root.querySelector(".tercet-line");
+const root = document.querySelector(".tercet-pairs"), line = root.querySelector(".tercet-message");
 [window.said, window.pressed] = [[], 0];
 new MutationObserver(() => window.said.push(line.textContent)).observe(line, {{childList: true}});
 setInterval(() => {{
@@ -233,14 +233,14 @@ class Page:
         """Wait for another pair than this, or the end; as long as it takes to read it; and see the count."""
         root = self.find(".tercet-pairs")
         wait(lambda: root.get_attribute("data-state") in ("asking", "done"), "a pair")
-        wait(lambda: root.get_attribute("data-ask") != instead_of, "the next pair")
+        wait(lambda: root.get_attribute("data-query") != instead_of, "the next pair")
         wait(lambda: root.get_attribute("data-state") in ("asking", "done"), "the next pair")  # after a fit
         time.sleep(0.4)
         assert self.text(".tercet-count") == count
 
     def after(self, count: str, answer: Callable[..., Any], *arguments: Any) -> None:
         """Answer, and wait for the next pair."""
-        shown = self.find(".tercet-pairs").get_attribute("data-ask")
+        shown = self.find(".tercet-pairs").get_attribute("data-query")
         answer(*arguments)
         self.shows(count, instead_of=shown)
 
@@ -270,8 +270,10 @@ def test_a_person_answers_a_campaign(lab: Lab, browser: Any) -> None:
     page = Page(browser, url)
     page.shows("0 of 8")
     with lab.store("answers") as store:
-        ask = store.pending("Ann")[0]
-        assert page.pair == tuple(texts(False)[str(name)] for name in (ask.first, ask.second))  # also its line breaks
+        query = store.pending("Ann")[0]
+        assert page.pair == tuple(
+            texts(False)[str(name)] for name in (query.first, query.second)
+        )  # also its line breaks
         page.after("1 of 8", ActionChains(browser).double_click(page.find(".tercet-first")).perform)
         assert outcomes(store) == [1.0]
         page.after("2 of 8", browser.execute_async_script, AGAIN)
@@ -281,7 +283,7 @@ def test_a_person_answers_a_campaign(lab: Lab, browser: Any) -> None:
         browser.execute_script(IMPATIENT)
         page.after("4 of 8", page.keys, Keys.ARROW_RIGHT)  # the last of the batch: the model is fitted
         said, pressed = browser.execute_script("return [window.said, window.pressed]")
-        assert "choosing the next pairs ..." in said
+        assert "Choosing the next pairs ..." in said
         assert pressed > 0
         assert outcomes(store) == [1.0, 0.0, None, 0.5, 0.0]
         assert len(store.rounds()) == 2
@@ -298,17 +300,17 @@ def test_a_person_answers_a_campaign(lab: Lab, browser: Any) -> None:
 
         store.record(store.pending("Ann")[0].id, "tie", "Ann")  # another window was faster
         page.after("7 of 8", page.click, ".tercet-first")
-        assert "the first answer stands" in page.text(".tercet-line.tercet-alarm")
+        assert "the first answer stands" in page.text(".tercet-message.tercet-warning")
 
         for kernel in lab.call("GET", "api/kernels"):
             lab.call("POST", f"api/kernels/{kernel['id']}/restart")
         page.click(".tercet-first")  # of a widget whose kernel has forgotten it
-        wait(lambda: "run this cell again" in page.text(".tercet-line"), "a hint")
+        wait(lambda: "run this cell again" in page.text(".tercet-message"), "a hint")
         page = Page(browser, url)  # the page of before may never hear that a kernel it did not restart is ready
         page.shows("7 of 8")
         page.keys(Keys.ESCAPE)
         page.after("8 of 8", page.click, ".tercet-tie")
-        assert page.text(".tercet-line") == "Done: the store holds 8 answers."
+        assert page.text(".tercet-message") == "Done: the store holds 8 answers."
         assert outcomes(store)[5:] == [1.0, 0.0, 0.5, 0.5]
     assert browser.execute_script("return window.hacked === undefined")
     assert not browser.find_elements("css selector", ".tercet-card img, .tercet-card b")
@@ -338,7 +340,7 @@ def test_it_follows_the_theme(lab: Lab, browser: Any, theme: str) -> None:
     for key, count in (("t", 1), ("l", 2), ("s", 2)):
         page.after(f"{count} of 8", page.keys, key)
     page.picture(theme.lower())
-    for selector in (".tercet-card", ".tercet-press"):
+    for selector in (".tercet-card", ".tercet-button"):
         paper, contrast = browser.execute_script(CONTRAST, selector)
         assert (paper > 0.5) == (theme == "Light")
         assert contrast > 4.5  # WCAG 2.1, level AA

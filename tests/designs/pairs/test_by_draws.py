@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 
 from tercet.datasets import simulated_preferences
-from tercet.designs import CRITERIA, BALDByDraws, EPIGByDraws, PairCandidates, candidate_pairs, select_pairs
-from tercet.inference import (
-    LaplaceOptions,
-    SampledPosterior,
-    TrainingOptions,
-    laplace,
-    reward_difference,
-)
+from tercet.designs import CRITERIA, Criterion, PairCandidates, candidate_pairs, select_pairs
+from tercet.designs.criteria import TopK
+from tercet.designs.pairs import BALDByDraws, EPIGByDraws
+from tercet.inference import LaplaceOptions, TrainingOptions, laplace, reward_difference
+from tercet.inference.posteriors import SampledPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, MLPHead, project
@@ -60,15 +57,15 @@ def test_draws_agree_with_quadrature(name: str, case: Any) -> None:
     """4,000 draws of a Gaussian: information within 3 % of its largest (a tenth of a nat or so)."""
     found = case(name, s=4000)
     for one, other in (("BALD (top-k)", BALDByDraws(4000)), ("EPIG (top-k)", EPIGByDraws(4000))):
-        exact, drawn = (found.all_gains(rule, target=TARGETS) for rule in (one, other))
+        exact, drawn = (found.all_gains(rule, target=TARGETS) for rule in (one, Criterion("by draws", other, TopK())))
         np.testing.assert_allclose(drawn, exact, atol=0.1 * exact.max())
         assert np.corrcoef(drawn, exact)[0, 1] > 0.98
 
 
 def test_only_so_many_draws_are_used(case: Any, law: Any, shannon: Any) -> None:
     found = case(s=40)
-    few = found.all_gains(BALDByDraws(draws=10))
-    assert not np.allclose(few, found.all_gains(BALDByDraws(draws=40)))
+    few, all_of_them = (found.all_gains(Criterion("BALD", BALDByDraws(draws=draws), TopK())) for draws in (10, 40))
+    assert not np.allclose(few, all_of_them)
     kept = found.posterior.draws(10, key=0)["weights"]
     tables = np.array([[law(found.model, d @ w) for w in kept] for d in found.d])
     np.testing.assert_allclose(few, bald(tables, shannon), rtol=1e-7)

@@ -19,17 +19,11 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from tercet.designs import (
-    CRITERIA,
-    Criterion,
-    GreedyD,
-    GreedyV,
-    PastAwareD,
-    PosteriorVariance,
-    PublishedD,
-    select_pairs,
-)
-from tercet.inference import GaussianPosterior, SampledPosterior, laplace
+from tercet.designs import CRITERIA, Criterion, select_pairs
+from tercet.designs.criteria import DOptimality, Greedy, LazyGreedy, PosteriorVariance, TopK, VOptimality
+from tercet.designs.pairs import PastAwareD, PublishedD
+from tercet.inference import laplace
+from tercet.inference.posteriors import GaussianPosterior, SampledPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone
@@ -45,8 +39,16 @@ MODELS = {
     "Davidson": Davidson(LinearHead(1.0)),
 }
 TARGETS = ("items", "pairs", "other items", "in-prompt")
-ONE_SHOT = (PublishedD(), PublishedD(ridge=0.1), PastAwareD(), PosteriorVariance())
-GREEDY = (GreedyD(), GreedyV(), GreedyD(plug_in=True), GreedyV(plug_in=True))
+ONE_SHOT = tuple(
+    Criterion(repr(each), each, TopK())
+    for each in (PublishedD(), PublishedD(ridge=0.1), PastAwareD(), PosteriorVariance())
+)
+GREEDY = (
+    CRITERIA["greedy D"],
+    CRITERIA["greedy V"],
+    Criterion("plug-in D", DOptimality(plug_in=True), LazyGreedy()),
+    Criterion("plug-in V", VOptimality(plug_in=True), Greedy()),
+)
 
 
 def information(model: Any, r: float) -> float:
@@ -189,20 +191,22 @@ def as_draws(
 
 
 def one_shot_scores(problem: Problem, criterion: Criterion) -> np.ndarray:
-    if isinstance(criterion, PublishedD):
-        matrix = problem.published_matrix(criterion.ridge, isinstance(criterion, PastAwareD))
+    objective = criterion.objective
+    if isinstance(objective, PublishedD):
+        matrix = problem.published_matrix(objective.ridge, isinstance(objective, PastAwareD))
         return np.array([v * d @ np.linalg.inv(matrix) @ d for v, d in zip(problem.v, problem.d, strict=True)])
     return problem.q
 
 
-def greedy_gains(problem: Problem, criterion: Any, order: list[int], target: str) -> Iterator[np.ndarray]:
+def greedy_gains(problem: Problem, criterion: Criterion, order: list[int], target: str) -> Iterator[np.ndarray]:
     """Gains [m] before each pick, everything inverted and factored anew."""
-    v = problem.v if criterion.plug_in else problem.v_average
+    objective: Any = criterion.objective
+    v = problem.v if objective.plug_in else problem.v_average
     moment = problem.target_matrix(target)
     precision = np.linalg.inv(problem.covariance)
 
     def value(matrix: np.ndarray) -> float:
-        if isinstance(criterion, GreedyD):
+        if isinstance(objective, DOptimality):
             return np.linalg.slogdet(matrix)[1]
         return -np.trace(moment @ np.linalg.inv(matrix))
 
@@ -224,7 +228,7 @@ def check_picks(problem: Problem, picked: Any, gains_before: Any, cost: np.ndarr
         left[index] = False
 
 
-@pytest.mark.parametrize("criterion", ONE_SHOT, ids=repr)
+@pytest.mark.parametrize("criterion", ONE_SHOT, ids=lambda c: c.name)
 @pytest.mark.parametrize("name", MODELS)
 def test_rule_that_scores_once_takes_the_best_of_brute_force(name: str, criterion: Criterion, rng: Any) -> None:
     problem = build(name, rng)
@@ -245,12 +249,12 @@ def test_published_d_is_the_gradient_of_logdet_in_the_weights(name: str, past: b
         return jnp.linalg.slogdet(before + (rows * (weights * v)[:, None]).T @ rows)[1]
 
     gradient = np.asarray(jax.grad(logdet)(jnp.ones(len(v))))
-    criterion = PastAwareD(ridge=1e-2) if past else PublishedD(ridge=1e-2)
-    picked = problem.select(len(v), criterion)
+    objective = PastAwareD(ridge=1e-2) if past else PublishedD(ridge=1e-2)
+    picked = problem.select(len(v), Criterion("D", objective, TopK()))
     np.testing.assert_allclose(picked.gains, gradient[problem.positions(picked.chosen)], rtol=1e-7)
 
 
-@pytest.mark.parametrize("criterion", GREEDY, ids=repr)
+@pytest.mark.parametrize("criterion", GREEDY, ids=lambda c: c.name)
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_rule_equals_refitting_every_candidate_at_every_pick(name: str, criterion: Any, rng: Any) -> None:
     problem = build(name, rng)
@@ -267,12 +271,12 @@ def test_greedy_v_for_every_target_equals_brute_force(name: str, target: str, rn
             problem.select(3, "greedy V", target)
         return
     picked = problem.select(6, "greedy V", target)
-    check_picks(problem, picked, greedy_gains(problem, GreedyV(), problem.positions(picked.chosen), target))
+    check_picks(problem, picked, greedy_gains(problem, CRITERIA["greedy V"], problem.positions(picked.chosen), target))
     elsewhere = problem.select(6, "greedy V", "pairs" if target != "pairs" else "items")
     assert not np.allclose(picked.gains, elsewhere.gains)
 
 
-@pytest.mark.parametrize("criterion", [*ONE_SHOT, *GREEDY], ids=repr)
+@pytest.mark.parametrize("criterion", [*ONE_SHOT, *GREEDY], ids=lambda c: c.name)
 @pytest.mark.parametrize("name", ["linear", "order effect", "abilities"])
 def test_chains_with_the_same_moments_give_the_same_picks(name: str, criterion: Criterion, seed: int) -> None:
     gaussian, chains = (build(name, np.random.default_rng(seed), kind) for kind in ("gaussian", "draws"))
@@ -283,7 +287,7 @@ def test_chains_with_the_same_moments_give_the_same_picks(name: str, criterion: 
     np.testing.assert_allclose(one.gains, other.gains, rtol=1e-8)
 
 
-@pytest.mark.parametrize("criterion", [PosteriorVariance(), PublishedD(), GreedyD(), GreedyV()], ids=repr)
+@pytest.mark.parametrize("criterion", [ONE_SHOT[3], ONE_SHOT[0], *GREEDY[:2]], ids=lambda c: c.name)
 def test_cost_buys_the_best_gain_per_cost_within_the_budget(criterion: Any, rng: Any) -> None:
     problem = build("linear", rng)
     cost = rng.uniform(0.5, 4.0, len(problem.candidates))
@@ -294,7 +298,7 @@ def test_cost_buys_the_best_gain_per_cost_within_the_budget(criterion: Any, rng:
     affordable = [cost[:, None] <= left + 1e-9 for left in 12.5 - np.cumsum([0.0, *cost[order][:-1]])]
     gains = (
         greedy_gains(problem, criterion, order, "items")
-        if criterion.sequential
+        if criterion.search.sequential
         else itertools.repeat(one_shot_scores(problem, criterion), len(order))
     )
     masked = (np.where(can[:, 0], g, -np.inf) for g, can in zip(gains, affordable, strict=True))
@@ -308,7 +312,7 @@ def test_equal_costs_are_no_costs(rng: Any) -> None:
     np.testing.assert_array_equal(priced.chosen, problem.select(5, "greedy V").chosen)
 
 
-@pytest.mark.parametrize("criterion", [GreedyD(), GreedyV()], ids=repr)
+@pytest.mark.parametrize("criterion", GREEDY[:2], ids=lambda c: c.name)
 def test_expected_random_is_the_average_over_all_random_batches(criterion: Any, rng: Any) -> None:
     """A mean of 20 batches a call, 10 calls: within 5 of its own standard errors (false alarm below 1e-6)."""
     problem = build("linear", rng, m=8)

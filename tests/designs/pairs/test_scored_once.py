@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tercet.designs import EPIG, ClosedFormBALD, Coreset, PublishedXtX, SiteCandidates, TopEPIG, select, select_pairs
+from tercet.designs import CRITERIA, Criterion, Objective, SiteCandidates, select, select_pairs
+from tercet.designs.criteria import TopK, WeightedDraw
+from tercet.designs.pairs import ClosedFormBALD, Coreset, PublishedXtX
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import Items
 
@@ -18,6 +20,10 @@ NAMES = ["Bradley-Terry", "order effect", "Thurstone", "Davidson", "Graded"]
 TARGETS = [[0, 3], [5, 1], [2, 6], [7, 0]]
 NODES = np.linspace(-8.0, 8.0, 121)
 WEIGHTS = np.exp(-(NODES**2) / 2) / math.sqrt(2 * math.pi) * (NODES[1] - NODES[0])
+
+
+def drawn(objective: Objective[Any, Any]) -> Criterion:
+    return Criterion("drawn", objective, WeightedDraw())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,7 +87,7 @@ def test_closed_form_bald_is_houlsbys_formula_and_near_the_integral(name: str, c
 
 def test_closed_form_is_for_two_answers_and_never_negative(case: Any) -> None:
     with pytest.raises(ValueError, match="Bradley-Terry and Thurstone, got Davidson; use 'BALD'"):
-        case("Davidson").select(2, ClosedFormBALD())
+        case("Davidson").select(2, Criterion("closed form", ClosedFormBALD(), TopK()))
     sure = case("Thurstone")
     narrow = SiteGaussian("laplace", sure.posterior.context, {}, 3 * sure.mean, 1e3 * np.eye(3), (("weights", 3),))
     picked = select_pairs(sure.items, narrow, 12, candidates=sure.candidates, criterion="BALD (closed form)")
@@ -97,7 +103,7 @@ def test_xtx_is_the_leverage_of_the_differences(name: str, case: Any) -> None:
         for d in found.d:
             matrix = matrix + np.outer(d, d)
         expected = [d @ np.linalg.inv(matrix) @ d for d in found.d]
-        np.testing.assert_allclose(found.all_gains(PublishedXtX(ridge)), expected, rtol=1e-7)
+        np.testing.assert_allclose(found.all_gains(Criterion("XtX", PublishedXtX(ridge), TopK())), expected, rtol=1e-7)
 
 
 @pytest.mark.parametrize("radius", [0.5, 1.0])
@@ -112,8 +118,8 @@ def test_coreset_of_one_cluster_and_of_one_a_candidate(radius: float, case: Any)
         gap = np.linalg.norm(np.mean(others, axis=0) - d)
         together.append(size / (1 + (size - 1) * math.exp(-radius * gap)))
     for key in range(3):
-        np.testing.assert_allclose(found.all_gains(Coreset(size, radius=radius), key=key), alone, rtol=1e-6)
-        np.testing.assert_allclose(found.all_gains(Coreset(1, radius=radius), key=key), together, rtol=1e-9)
+        np.testing.assert_allclose(found.all_gains(drawn(Coreset(size, radius=radius)), key=key), alone, rtol=1e-6)
+        np.testing.assert_allclose(found.all_gains(drawn(Coreset(1, radius=radius)), key=key), together, rtol=1e-9)
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
@@ -123,7 +129,7 @@ def test_coreset_finds_clusters_that_are_far_apart(rounds: int, rng: Any, case: 
     middles, base = 40.0 * np.eye(3), rng.normal(0, 0.3, (12, 3))
     features = np.concatenate([np.zeros((1, 3)), base + np.repeat(middles, 4, axis=0)])
     pairs = [[k, 0] for k in range(1, 13)]
-    picked = select_pairs(Items(features), shape.posterior, 12, candidates=pairs, criterion=Coreset(3, rounds))
+    picked = select_pairs(Items(features), shape.posterior, 12, candidates=pairs, criterion=drawn(Coreset(3, rounds)))
     expected = []
     for n in range(12):
         total = 1.0
@@ -138,7 +144,7 @@ def test_coreset_finds_clusters_that_are_far_apart(rounds: int, rng: Any, case: 
 def test_coreset_draws_in_proportion_to_sensitivity(case: Any, seed: int) -> None:
     """First picks over 300 keys, by chi-square; false-alarm rate 1e-6."""
     found = case(m=6)
-    rule = Coreset(6)
+    rule = drawn(Coreset(6))
     share = found.all_gains(rule)
     keys = np.random.default_rng(seed).integers(2**40, size=300)
     counts = np.zeros(6)
@@ -174,8 +180,8 @@ def test_epig_never_exceeds_bald_and_knows_its_target(case: Any) -> None:
     assert not np.allclose(near, far, rtol=1e-3)
 
 
-@pytest.mark.parametrize("rule", [EPIG, TopEPIG])
-def test_targets_are_drawn_from_what_was_named(rule: Any, case: Any) -> None:
+@pytest.mark.parametrize("rule", ["EPIG", "EPIG (top-k)"])
+def test_targets_are_drawn_from_what_was_named(rule: str, case: Any) -> None:
     """All target pairs fit in: naming them, listing them or handing over their items comes to the same."""
     found = case()
     items = Items(found.features, prompt=[0, 0, 0, 1, 1, 1, 1, 2])
@@ -183,9 +189,7 @@ def test_targets_are_drawn_from_what_was_named(rule: Any, case: Any) -> None:
     inside = [[i, j] for i, j in listed if items.prompt[i] == items.prompt[j]]
 
     def gains(target: Any) -> np.ndarray:
-        return select_pairs(
-            items, found.posterior, 5, candidates=found.candidates, criterion=rule(), target=target
-        ).gains
+        return select_pairs(items, found.posterior, 5, candidates=found.candidates, criterion=rule, target=target).gains
 
     np.testing.assert_allclose(gains(None), gains(listed), rtol=1e-8)
     np.testing.assert_allclose(gains(Items(found.features)), gains(listed), rtol=1e-8)
@@ -196,7 +200,7 @@ def test_targets_are_drawn_from_what_was_named(rule: Any, case: Any) -> None:
 @pytest.mark.parametrize("name", ["max difference", "entropy", "coreset", "XtX", "BALD", "BALD (draws)", "EPIG"])
 def test_rules_about_answers_are_for_pairs(name: str) -> None:
     with pytest.raises(ValueError, match="for pairs only"):
-        select(SiteCandidates([[0.0], [1.0]], existing=[[0.2]]), None, 1, criterion=name)
+        select(SiteCandidates([[0.0], [1.0]], existing=[[0.2]]), None, 1, criterion=CRITERIA[name])
 
 
 def test_posterior_that_is_not_positive_definite_is_refused(case: Any) -> None:
@@ -214,4 +218,4 @@ def test_published_matrix_that_cannot_be_inverted_is_named(case: Any) -> None:
     found = case()
     flat = Items(found.features * [1.0, 1.0, 0.0])
     with pytest.raises(ValueError, match="do not span all features"):
-        select_pairs(flat, found.posterior, 1, candidates="all", criterion=PublishedXtX(0.0))
+        select_pairs(flat, found.posterior, 1, candidates="all", criterion=Criterion("XtX", PublishedXtX(0.0), TopK()))

@@ -13,7 +13,8 @@ import scipy.stats
 
 from tercet.datasets import simulated_preferences
 from tercet.designs import CRITERIA, PairCandidates, candidate_pairs, select, select_pairs
-from tercet.inference import GaussianPosterior, laplace, load, win_probability
+from tercet.inference import laplace, load, win_probability
+from tercet.inference.posteriors import GaussianPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import SiteGaussian
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Items, LinearHead, project

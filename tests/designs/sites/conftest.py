@@ -14,7 +14,7 @@ import pytest
 from tercet.designs import (
     select_sites,
 )
-from tercet.inference import SampledPosterior
+from tercet.inference.posteriors import SampledPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.models import LossSurface, Sites
 from tercet.models.space.loss_surfaces import JITTER, WALL

@@ -17,9 +17,10 @@ from tercet.designs import (
     SITE_CRITERIA,
     select_sites,
 )
-from tercet.inference import SampledPosterior
+from tercet.inference.posteriors import SampledPosterior
 from tercet.inference.posteriors.context import Context
-from tercet.models import Frame, LossSurface
+from tercet.models import LossSurface
+from tercet.models.space import Frame
 
 RTOL = 1e-8
 MAY_STOP = pytest.mark.filterwarnings("ignore:no candidate left brings any target nearer")

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from tercet.designs import (
-    GreedyV,
-    KCentre,
+    CRITERIA,
+    SITE_CRITERIA,
     PairCandidates,
-    PublishedD,
     SiteCandidates,
     candidate_pairs,
     select,
     select_pairs,
     select_sites,
 )
-from tercet.inference import SampledPosterior, laplace
+from tercet.inference import laplace
+from tercet.inference.posteriors import SampledPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.models import BradleyTerry, Comparisons, Items, LinearHead, Sites
 
@@ -129,9 +129,9 @@ GRID = np.stack(np.meshgrid(np.arange(3.0), np.arange(3.0)), axis=-1).reshape(-1
         ({"budget": float("nan")}, "whole number"),
         ({"criterion": "best"}, r"criterion must be one of .*k-centre"),
         ({"criterion": "D-optimal (published)"}, "criterion must be one of"),
-        ({"criterion": PublishedD()}, "for pairs only"),
+        ({"criterion": CRITERIA["D-optimal (published)"]}, "for pairs only"),
         ({"criterion": "greedy V"}, "posterior is None"),
-        ({"criterion": GreedyV()}, "posterior is None"),
+        ({"criterion": SITE_CRITERIA["greedy V"]}, "posterior is None"),
         ({"candidates": np.empty((0, 2))}, "candidates is empty"),
         ({"candidates": np.arange(3.0)}, r"candidates must have shape \[n, d\]"),
         ({"candidates": GRID * np.nan}, "NaN"),
@@ -181,7 +181,7 @@ def test_posteriors_that_do_not_fit(rng: Any, draw: Any, build: Any) -> None:
 def test_criteria_for_sites_refuse_pairs(rng: Any) -> None:
     items = Items(rng.standard_normal((5, 2)))
     with pytest.raises(ValueError, match="for sites only"):
-        select(PairCandidates(items, candidate_pairs(items, "all")), None, 1, criterion=KCentre())
+        select(PairCandidates(items, candidate_pairs(items, "all")), None, 1, criterion=SITE_CRITERIA["k-centre"])
     fit = laplace(BradleyTerry(LinearHead(1.0)), items, Comparisons([0], [1], [1]))
     with pytest.raises(ValueError, match=r"criterion must be one of \['BALD"):
         select_pairs(items, fit, 1, criterion="k-centre")

@@ -9,8 +9,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro.handlers import scale
 
-from tercet.inference import comparison_information, fisher_information
+from tercet.inference import fisher_information
 from tercet.inference.posteriors.fisher_families import family_information
+from tercet.inference.preferences import comparison_information
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, LinearHead, Thurstone
 from tercet.models.preferences.distributions import SoftBernoulli
 from tercet.models.preferences.links import Logistic, Probit
@@ -144,7 +145,7 @@ def test_observed_or_not_is_the_same_design():
 
 def test_questions_without_an_answer_are_refused(make_data):
     items, answers = make_data()
-    with pytest.raises(ValueError, match="no answers besides the sites"):
+    with pytest.raises(ValueError, match="no observations besides the given sites"):
         fisher_information(lambda: numpyro.sample("t", dist.Normal(0, 1)), {"t": 0.0})
     with pytest.raises(ValueError, match="with annotators use fisher_information"):
         comparison_information(BradleyTerry(annotators=True), {}, items, answers)
@@ -155,5 +156,5 @@ def test_questions_without_an_answer_are_refused(make_data):
         t = numpyro.sample("t", dist.Normal(0, 1))
         numpyro.sample("y", dist.Normal(t, 1).expand([2]).mask(jnp.array([True, False])).to_event(1))
 
-    with pytest.raises(ValueError, match="masked answer"):
+    with pytest.raises(ValueError, match="observation is masked"):
         fisher_information(masked, {"t": 0.0})

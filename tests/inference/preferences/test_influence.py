@@ -162,8 +162,8 @@ def test_comparisons_of_models_that_mean_nothing_are_refused():
     for fits, message in (
         ({"a": fit}, "at least two models"),
         ({"a": fit, "b": other}, "'a' and 'b' were fitted to different comparisons"),
-        ({"a": fit, "b": classes}, "'b' predicts single items"),
-        (dict(zip("ab", tied, strict=True)), r"12 answer\(s\) are ties or soft: \['a'\] count them as fractions"),
+        ({"a": fit, "b": classes}, "'b' classifies single items"),
+        (dict(zip("ab", tied, strict=True)), r"12 outcome\(s\) are ties or soft: \['a'\] count them as fractions"),
     ):
         with pytest.raises(ValueError, match=message):
             compare_models(fits)

@@ -40,7 +40,7 @@ QUICK = TrainingOptions(learning_rate=0.01, rounds=150, patience=5)
 @pytest.fixture(scope="module")
 def bent():
     """A truth that no linear head can tell: 400 items in three dimensions, 4,000 answers."""
-    items = simulated_prompts(400, 1, 3, 0.0, key=1).items
+    items = simulated_prompts(400, 1, 3, prompt_variance=0.0, key=1).items
     x = items.features
     rewards = 2.0 * x[:, 0] * x[:, 1] + np.sin(2.0 * x[:, 2])
     pairs = annotation_pairs(items, rewards, "cross-prompt", 10, key=1)
@@ -84,7 +84,7 @@ def test_prior_sd_is_about_that_of_a_random_difference(seed):
     items = project(Items(rng.normal(size=(300, 10)) * np.linspace(0.2, 3.0, 10) + 4.0), None)
     model = BradleyTerry(MLPHead(1.5))
     with jax.enable_x64(False):
-        from tercet.inference.posteriors.problem import prior_draw
+        from tercet.inference.posteriors.sites import prior_draw
 
         answers = Comparisons([0], [1], [1.0])
         draws = jax.vmap(lambda key: prior_draw(model, key, items, answers))(
@@ -146,10 +146,10 @@ def test_the_gradient_steps_are_those_of_the_log_posterior(rng):
 
     model = BradleyTerry(MLPHead(1.0, widths=(4,)))
     with jax.enable_x64(False):
-        networks = _Networks(model, items, 20, 1e-4, own=False)
-        ((data, weights),) = networks.minibatches(answers, rng.permutation(20), 20, 1, np.ones((1, 20)))
-        z, state = networks.start(jax.random.key(0), 1, (data, weights))
-        after, _ = networks.steps(z, state, data, weights)
+        networks = _Networks(model, items, 20, 1e-4, separate=False)
+        (batches,) = networks.minibatches(answers, rng.permutation(20), 20, 1, np.ones((1, 20)))
+        z, state = networks.start(jax.random.key(0), 1, batches)
+        after, _ = networks.steps(z, state, batches)
     with jax.enable_x64(True):
         sites = {name: np.asarray(value[0], np.float64) for name, value in z.items()}
         slope = jax.grad(lambda s: log_density(model, (items, answers), {}, s)[0])(sites)

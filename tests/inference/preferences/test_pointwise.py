@@ -155,7 +155,7 @@ def test_calibration_recovers_a_slope_that_is_known(method, seed):
     first = rng.integers(400, size=8000)
     pairs = np.column_stack([first, (first + rng.integers(1, 400, size=8000)) % 400])
     answers = annotate(rewards, pairs, 1.0, key=seed)
-    found = calibrate_rewards(lambda i, c: lambda i: 3.0 * i.features[:, 0], items, answers, method)
+    found = calibrate_rewards(lambda i, c: lambda i: 3.0 * i.features[:, 0], items, answers, method=method)
     wanted = expit((rewards[pairs[:, 0]] - rewards[pairs[:, 1]]) / rewards.std())
     p = found.win_probability(items, pairs)
     np.testing.assert_allclose(p, wanted, atol=0.03 if method == "platt" else 0.12)
@@ -272,7 +272,7 @@ def test_rules_that_do_not_exist():
 @pytest.mark.parametrize("liar", [False, True])
 def test_an_annotator_who_answers_at_random_is_found_and_harmless(seed, liar):
     """Eight careful annotators; the ninth flips coins (negative control: is as careful as the others)."""
-    items, rewards = simulated_prompts(60, 1, 5, 0.0, key=seed)
+    items, rewards = simulated_prompts(60, 1, 5, prompt_variance=0.0, key=seed)
     pairs = annotation_pairs(items, rewards, "cross-prompt", 30, key=seed)
     who = np.random.default_rng(seed).integers(9, size=len(pairs))
     honest = annotate(rewards, pairs, 2.0, key=seed)
@@ -292,7 +292,7 @@ def test_an_annotator_who_answers_at_random_is_found_and_harmless(seed, liar):
 def test_precisions_leave_the_scale_to_the_rewards(seed):
     """Scale learned, two of six at random: predictions near those without the two, and better than all alike."""
     rng = np.random.default_rng(seed)
-    items, rewards = simulated_prompts(200, 1, 20, 0.0, key=seed)
+    items, rewards = simulated_prompts(200, 1, 20, prompt_variance=0.0, key=seed)
     pairs, test = (annotation_pairs(items, rewards, "cross-prompt", k, key=k + seed) for k in (6, 10))
     who = rng.integers(6, size=len(pairs))
     outcome = np.where(who < 2, rng.integers(0, 2, len(pairs)), annotate(rewards, pairs, 2.0, key=seed).outcome)
@@ -312,7 +312,7 @@ def test_precisions_leave_the_scale_to_the_rewards(seed):
 
 def test_position_bias_is_recovered(seed):
     """Within five posterior sd, and without it rewards are no worse than had there been none."""
-    items, rewards = simulated_prompts(60, 1, 5, 0.0, key=seed)
+    items, rewards = simulated_prompts(60, 1, 5, prompt_variance=0.0, key=seed)
     pairs = annotation_pairs(items, rewards, "cross-prompt", 30, key=seed)
     d = 2.0 * (rewards[pairs[:, 0]] - rewards[pairs[:, 1]])
     answers = Comparisons(*pairs.T, (np.random.default_rng(seed).random(len(d)) < expit(d + 0.8)).astype(float))

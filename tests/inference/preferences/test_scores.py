@@ -5,7 +5,8 @@ import pytest
 import scipy.stats
 from scipy.special import expit
 
-from tercet.inference import accuracy, brier, calibration_curve, log_loss, simultaneous_bound, spearman
+from tercet.inference import accuracy, calibration_curve, log_loss, spearman
+from tercet.inference.preferences import brier, simultaneous_bound
 
 RUNS, SEEDS, BUDGETS = 400, 10, 6
 

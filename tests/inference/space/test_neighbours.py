@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tercet.inference import Neighbours, fill_distance
-from tercet.inference.space import neighbours as module
-from tercet.inference.space.fill_distance import bisected_fill, relative_fill
+from tercet.inference.space import Neighbours, fill_distance
+from tercet.inference.space.fill_distances import bisected_fill, relative_fill
 from tercet.models import Sites, distances
 
 
@@ -25,27 +24,26 @@ def layouts(rng: np.random.Generator) -> dict[str, tuple[Sites, Sites]]:
         "plane": (Sites(rng.normal(size=(70, 2))), Sites(rng.normal(size=(40, 2)))),
         "five dimensions": (Sites(rng.normal(size=(60, 5))), Sites(rng.normal(size=(20, 5)))),
         "lattice": (Sites(whole), Sites(rng.integers(0, 4, (25, 2)).astype(float))),
-        "one place": (Sites(np.zeros((40, 2))), Sites(np.ones((3, 2)))),
+        "one location": (Sites(np.zeros((40, 2))), Sites(np.ones((3, 2)))),
         "sphere": (Sites(globe[:50], "sphere"), Sites(globe[50:], "sphere")),
     }
 
 
-@pytest.mark.parametrize("name", ["line", "plane", "five dimensions", "lattice", "one place", "sphere"])
-def test_neighbours_are_those_of_every_pair(name, rng, monkeypatch):
+@pytest.mark.parametrize("name", ["line", "plane", "five dimensions", "lattice", "one location", "sphere"])
+def test_neighbours_are_those_of_every_pair(name, rng):
     sites, others = layouts(rng)[name]
-    for entries in (module.ENTRIES, 64):  # whole, and in many small blocks
-        monkeypatch.setattr(module, "ENTRIES", entries)
+    for tree in (Neighbours(sites), Neighbours(sites, entries=64)):  # at once, and in many small blocks
         for k in (1, 2, 7, len(sites)):
-            gap, index = Neighbours(sites).nearest(others, k)
+            gap, index = tree.nearest(others, k)
             wanted, who = oracle(sites, others, k)
             np.testing.assert_array_equal(index, who)
             np.testing.assert_allclose(gap, wanted, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["plane", "lattice", "one place"])
+@pytest.mark.parametrize("name", ["plane", "lattice", "one location"])
 def test_a_site_is_not_its_own_neighbour(name, rng):
     sites, _ = layouts(rng)[name]
-    gap, index = Neighbours(sites).within(3)
+    gap, index = Neighbours(sites).nearest_others(3)
     everywhere = distances(sites, sites)
     np.fill_diagonal(everywhere, np.inf)
     assert (index != np.arange(len(sites))[:, None]).all()

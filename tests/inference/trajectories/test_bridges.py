@@ -68,7 +68,7 @@ def test_small_coupling_by_brute_force(rng: np.random.Generator) -> None:
     theta = pull(rng)
     x, y = rng.normal(size=(2, 2)), rng.normal(size=(3, 2))
     a, b = rng.dirichlet(np.full(2, 5.0)), rng.dirichlet(np.full(3, 5.0))
-    bridge = sinkhorn_bridge(PULL, theta, x, y, 0.5, 1.2, weights=(a, b), tolerance=1e-12, substeps=40)
+    bridge = sinkhorn_bridge(PULL, theta, x, y, start=0.5, stop=1.2, weights=(a, b), tolerance=1e-12, substeps=40)
     cost = -log_density(theta, x, y, 0.7)
 
     def objective(flat: np.ndarray) -> float:  # KL(P | a b' p), what is left of P after its marginals
@@ -134,7 +134,7 @@ def test_brownian_bridge_is_entropic_transport(rng: np.random.Generator) -> None
 
     sde = ReferenceSDE(brownian(2), constant_volatility())
     x, y, sigma, dt = rng.normal(size=(11, 2)), rng.normal(size=(8, 2)), 0.8, 1.7
-    bridge = sinkhorn_bridge(sde, {"volatility": sigma}, x, y, 0.0, dt, tolerance=1e-10)
+    bridge = sinkhorn_bridge(sde, {"volatility": sigma}, x, y, start=0.0, stop=dt, tolerance=1e-10)
     space = pointcloud.PointCloud(jnp.asarray(x), jnp.asarray(y), epsilon=brownian_epsilon(sigma, dt))
     plain = jax.jit(lambda space: sinkhorn.Sinkhorn(threshold=1e-10)(linear_problem.LinearProblem(space)).matrix)(space)
     np.testing.assert_allclose(bridge.coupling, plain, atol=1e-9)
@@ -151,8 +151,8 @@ def test_gaussian_coupling(rng: np.random.Generator) -> None:
         {"volatility": np.sqrt(v)},
         s * mass[:, None],
         1.0 + t * mass[:, None],
-        0.0,
-        1.0,
+        start=0.0,
+        stop=1.0,
         weights=(weight, weight),
         tolerance=1e-8,
         max_iterations=20000,
@@ -165,8 +165,8 @@ def test_gaussian_coupling(rng: np.random.Generator) -> None:
 def test_permutations_and_shifts(rng: np.random.Generator) -> None:
     cells, theta = clouds(rng, (8, 11)), pull(rng)
     (x, y), order, other = cells.particles, rng.permutation(8), rng.permutation(11)
-    plain = sinkhorn_bridge(PULL, theta, x, y, 0.0, 0.7, tolerance=1e-9)
-    mixed = sinkhorn_bridge(PULL, theta, x[order], y[other], 5.0, 5.7, tolerance=1e-9)
+    plain = sinkhorn_bridge(PULL, theta, x, y, start=0.0, stop=0.7, tolerance=1e-9)
+    mixed = sinkhorn_bridge(PULL, theta, x[order], y[other], start=5.0, stop=5.7, tolerance=1e-9)
     np.testing.assert_allclose(mixed.coupling, plain.coupling[order][:, other], atol=1e-8)
     np.testing.assert_allclose(mixed.objective, plain.objective, rtol=1e-8)
 
@@ -201,7 +201,7 @@ def test_unconverged_is_refused(rng: np.random.Generator) -> None:
 
 def test_small_noise_is_annealed(rng: np.random.Generator) -> None:
     x, y = rng.normal(size=(30, 1)), rng.normal(size=(25, 1))
-    bridge = sinkhorn_bridge(WALK, {"volatility": 0.02}, x, y, 0.0, 1.0, max_iterations=200_000)
+    bridge = sinkhorn_bridge(WALK, {"volatility": 0.02}, x, y, start=0.0, stop=1.0, max_iterations=200_000)
     assert bridge.converged  # costs up to 10^4 beside epsilon 1
     cdf = np.minimum.outer(np.arange(1, 31) / 30, np.arange(1, 26) / 25)
     monotone = np.diff(np.diff(cdf, axis=0, prepend=0), axis=1, prepend=0)
@@ -214,7 +214,7 @@ def test_small_noise_is_annealed(rng: np.random.Generator) -> None:
 def test_brownian_bridge_in_between(rng: np.random.Generator) -> None:
     x, y, sigma = rng.normal(size=(4, 1)), rng.normal(size=(4, 1)), 0.7
     times = np.array([1.0, 1.5, 2.0, 3.5, 4.0])
-    mean, spread = conditioned_moments(WALK, {"volatility": sigma}, x, y, 1.0, 4.0, times)
+    mean, spread = conditioned_moments(WALK, {"volatility": sigma}, x, y, start=1.0, stop=4.0, times=times)
     share = (times - 1.0) / 3.0
     np.testing.assert_allclose(mean[..., 0], x + share * (y - x), atol=1e-8)
     np.testing.assert_allclose(
@@ -226,7 +226,8 @@ def test_brownian_bridge_in_between(rng: np.random.Generator) -> None:
 def test_ornstein_uhlenbeck_bridge_in_between(rng: np.random.Generator, passes: int) -> None:
     theta = pull(rng)
     x, y, times, T = rng.normal(size=(3, 2)), rng.normal(size=(3, 2)), np.array([0.4, 1.1]), 1.5
-    mean, spread = conditioned_moments(PULL, theta, x, y, 0.0, T, times, substeps=40, relinearise=passes)
+    settings = {"start": 0.0, "stop": T, "times": times, "substeps": 40, "relinearise": passes}
+    mean, spread = conditioned_moments(PULL, theta, x, y, **settings)
     k, level = theta["rate"], theta["level"]
     unit = theta["volatility"] ** 2 / k
     for i, t in enumerate(times):
@@ -241,7 +242,7 @@ def test_paths_are_jointly_gaussian(rng: np.random.Generator, seed: int) -> None
     # Covariance of a Brownian bridge on [0, 1] is s (1 - t); false alarm of 6 standard errors: 1e-8.
     n, times = 20_000, np.array([0.3, 0.6])
     x, y = np.zeros((n, 1)), np.ones((n, 1))
-    paths = conditioned_paths(WALK, {"volatility": 1.0}, x, y, 0.0, 1.0, times, key=seed)[..., 0]
+    paths = conditioned_paths(WALK, {"volatility": 1.0}, x, y, start=0.0, stop=1.0, times=times, key=seed)[..., 0]
     expected = np.array([[0.21, 0.12], [0.12, 0.24]])
     slack = 6 * np.sqrt((np.outer(np.diag(expected), np.diag(expected)) + expected**2) / n)
     assert (np.abs(np.cov(paths.T) - expected) < slack).all()
@@ -291,7 +292,7 @@ def test_stratified_start(rng: np.random.Generator, seed: int) -> None:
 def test_guided_weights_are_equal_where_linear(rng: np.random.Generator, seed: int) -> None:
     theta = pull(rng)
     x, y = rng.normal(size=(2, 2))
-    found = guided_paths(PULL, theta, x, y, 0.0, 1.0, n=50, key=seed)
+    found = guided_paths(PULL, theta, x, y, start=0.0, stop=1.0, n=50, key=seed)
     assert found.effective_sample_size == pytest.approx(50, rel=1e-3)
     np.testing.assert_allclose(found.log_density, log_density(theta, x[None], y[None], 1.0)[0, 0], atol=1e-4)
     np.testing.assert_allclose(found.paths[:, [0, -1]], np.broadcast_to([x, y], (50, 2, 2)), atol=1e-5)
@@ -316,7 +317,8 @@ def double_well_density(x: float, y: float, T: float, steps: int = 400) -> float
 @pytest.mark.slow
 def test_guided_density_of_a_double_well(seed: int) -> None:
     # p(y | x) by weights against a grid: the weights are right where the linearisation is not.
-    found = guided_paths(well(), {}, [-1.0], [0.3], 0.0, 0.8, n=4000, steps=100, relinearise=3, key=seed)
+    settings = {"n": 4000, "steps": 100, "relinearise": 3, "key": seed}
+    found = guided_paths(well(), {}, [-1.0], [0.3], start=0.0, stop=0.8, **settings)
     exact = double_well_density(-1.0, 0.3, 0.8)
     error = np.sqrt(1 / found.effective_sample_size - 1 / 4000)
     assert abs(found.log_density - exact) < 6 * error + 0.03
@@ -326,8 +328,9 @@ def test_guided_density_of_a_double_well(seed: int) -> None:
 
 def test_relinearised_mean_settles() -> None:
     # At a fixed point the linearised process is the Gaussian about its own mean: one more pass does not move it.
-    given = (well(), {}, [[-1.0]], [[0.3]], 0.0, 0.8, np.linspace(0.1, 0.7, 7))
-    free, eight, nine = (conditioned_moments(*given, relinearise=r, substeps=40)[0] for r in (0, 8, 9))
+    given = (well(), {}, [[-1.0]], [[0.3]])
+    settings = {"start": 0.0, "stop": 0.8, "times": np.linspace(0.1, 0.7, 7), "substeps": 40}
+    free, eight, nine = (conditioned_moments(*given, relinearise=r, **settings)[0] for r in (0, 8, 9))
     np.testing.assert_allclose(eight, nine, atol=2e-3)
     assert np.abs(free - eight).max() > 0.05
 
@@ -345,9 +348,9 @@ def test_bad_input(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="explode"):
         multimarginal_bridge(EATEN, RATES | {"alpha": 60.0}, Snapshots([np.exp(c) for c in cells.particles], [0, 1, 2]))
     with pytest.raises(ValueError, match="NaN"):
-        sinkhorn_bridge(WALK, {"volatility": 1.0}, [[np.nan]], [[1.0]], 0.0, 1.0)
+        sinkhorn_bridge(WALK, {"volatility": 1.0}, [[np.nan]], [[1.0]], start=0.0, stop=1.0)
     with pytest.raises(ValueError, match="times must increase"):
-        sinkhorn_bridge(WALK, {"volatility": 1.0}, [[0.0]], [[1.0]], 1.0, 1.0)
+        sinkhorn_bridge(WALK, {"volatility": 1.0}, [[0.0]], [[1.0]], start=1.0, stop=1.0)
     with pytest.raises(ValueError, match="weights"):
         multimarginal_bridge(PULL, theta, cells, weights=[None, [1.0], None])
     whole = multimarginal_bridge(PULL, theta, cells)
@@ -360,7 +363,7 @@ def test_bad_input(rng: np.random.Generator) -> None:
 
 
 def test_large_coupling_is_refused() -> None:
-    bridge = sinkhorn_bridge(WALK, {"volatility": 1.0}, [[0.0]], [[1.0]], 0.0, 1.0)
+    bridge = sinkhorn_bridge(WALK, {"volatility": 1.0}, [[0.0]], [[1.0]], start=0.0, stop=1.0)
     wide = Bridge(**{**vars(bridge), "source": np.zeros((10**4, 1)), "target": np.zeros((10**4, 1))})
     with pytest.raises(ValueError, match="too large"):
         _ = wide.coupling

@@ -35,27 +35,25 @@ def test_wasserstein_is_the_best_of_all_permutations(n: int, m: int, dim: int, r
 
 
 @pytest.mark.parametrize(("n", "m"), [(7, 11), (12, 30), (40, 23), (1, 50)])
-def test_routes_for_unequal_sizes_agree(n: int, m: int, rng: np.random.Generator, monkeypatch: Any) -> None:
+def test_routes_for_unequal_sizes_agree(n: int, m: int, rng: np.random.Generator) -> None:
     """Copies and the linear programme, at any scale of the data; the plan keeps the mass of every particle."""
     x, y = clouds(rng, n, m, 3)
     copied = wasserstein(x, y)
-    monkeypatch.setattr(module, "MOST_COPIES", 0)
     for scale in (1.0, 1e-6, 1e6):
-        assert wasserstein(scale * x, scale * y) == pytest.approx(scale * copied, rel=1e-7)
-    plan = transport_plan(x, y)
+        assert wasserstein(scale * x, scale * y, max_copies=0) == pytest.approx(scale * copied, rel=1e-7)
+    plan = transport_plan(x, y, max_copies=0)
     np.testing.assert_allclose(np.bincount(plan.first, plan.weight, n), 1 / n)
     np.testing.assert_allclose(np.bincount(plan.second, plan.weight, m), 1 / m)
     assert len(plan.weight) <= n + m - 1
     assert (plan.weight > 0).all()
 
 
-def test_clouds_that_coincide_in_part(rng: np.random.Generator, monkeypatch: Any) -> None:
+def test_clouds_that_coincide_in_part(rng: np.random.Generator) -> None:
     """Ties and point masses by the linear programme: half of the mass stays, half moves by 5."""
-    monkeypatch.setattr(module, "MOST_COPIES", 0)
-    place = rng.normal(size=2)
-    assert wasserstein([place] * 4, [place] * 3) == 0.0
-    halves = place + np.array([[0, 0], [0, 0], [3, 4], [3, 4]])
-    assert wasserstein(halves, [place] * 3) == pytest.approx(np.sqrt(12.5))
+    point = rng.normal(size=2)
+    assert wasserstein([point] * 4, [point] * 3, max_copies=0) == 0.0
+    halves = point + np.array([[0, 0], [0, 0], [3, 4], [3, 4]])
+    assert wasserstein(halves, [point] * 3, max_copies=0) == pytest.approx(np.sqrt(12.5))
 
 
 @pytest.mark.parametrize("dim", [1, 3])
@@ -89,7 +87,7 @@ def test_sliced_is_at_most_exact_and_kept_by_its_key(rng: np.random.Generator, s
 
 
 @pytest.mark.parametrize("bandwidth", [0.5, 1.0, 3.0])
-def test_mmd_is_the_triple_of_loops(bandwidth: float, rng: np.random.Generator, monkeypatch: Any) -> None:
+def test_mmd_is_the_triple_of_loops(bandwidth: float, rng: np.random.Generator) -> None:
     x, y = clouds(rng, 9, 14, 3)
 
     def mean(a: np.ndarray, b: np.ndarray) -> float:
@@ -97,9 +95,8 @@ def test_mmd_is_the_triple_of_loops(bandwidth: float, rng: np.random.Generator, 
 
     looped = mean(x, x) + mean(y, y) - 2 * mean(x, y)
     assert mmd_squared(x, y, bandwidth) == pytest.approx(looped, rel=1e-10)
-    for block in (1, 20, 40):  # rows of 1 and 2, and a last block that is not full
-        monkeypatch.setattr(module, "BLOCK", block)
-        assert mmd_squared(x, y, bandwidth) == pytest.approx(looped, rel=1e-10)
+    for block_size in (1, 20, 40):  # rows of 1 and 2, and a last block that is not full
+        assert mmd_squared(x, y, bandwidth, block_size=block_size) == pytest.approx(looped, rel=1e-10)
 
 
 def test_mmd_of_two_points_and_of_two_normals(rng: np.random.Generator) -> None:
@@ -132,8 +129,8 @@ def test_wasserstein_is_pots(n: int, m: int, rng: np.random.Generator) -> None:
     assert wasserstein(x, y) ** 2 == pytest.approx(ot.emd2([], [], ot.dist(x, y)), rel=1e-7)
 
 
-def test_clouds_too_large_are_sent_to_slices(rng: np.random.Generator, monkeypatch: Any) -> None:
-    with pytest.raises(ValueError, match=r"clouds of 5001 and 5001 .* take sliced_wasserstein, or fewer"):
+def test_clouds_too_large_are_sent_to_slices(rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match=r"clouds of 5001 and 5001 .* use sliced_wasserstein, or fewer"):
         wasserstein(np.zeros((5001, 2)), np.zeros((5001, 2)))
     with pytest.raises(ValueError, match="clouds of 501 and 500"):
         wasserstein(np.zeros((501, 2)), np.zeros((500, 2)))
@@ -142,10 +139,9 @@ def test_clouds_too_large_are_sent_to_slices(rng: np.random.Generator, monkeypat
 
 def test_a_failed_programme_is_an_error(rng: np.random.Generator, monkeypatch: Any) -> None:
     failed = scipy.optimize.OptimizeResult(status=1, message="time is up", x=None)
-    monkeypatch.setattr(module, "MOST_COPIES", 0)
     monkeypatch.setattr(module, "linprog", lambda *args, **kwargs: failed)
-    with pytest.raises(RuntimeError, match="programme failed: time is up; take sliced_wasserstein"):
-        wasserstein(*clouds(rng, 3, 4, 2))
+    with pytest.raises(RuntimeError, match="programme failed: time is up; use sliced_wasserstein"):
+        wasserstein(*clouds(rng, 3, 4, 2), max_copies=0)
 
 
 @pytest.mark.parametrize("distance", ALL)

@@ -21,8 +21,11 @@ from tercet.inference import (
     nuts,
     reference_mode,
 )
+from tercet.inference.posteriors.evaluation import log_likelihood
+from tercet.inference.posteriors.minimise import Solution
 from tercet.inference.posteriors.problem import Problem
-from tercet.inference.trajectories.references import _settle, influence
+from tercet.inference.trajectories.references import newton_to_mode
+from tercet.inference.trajectories.sandwich import influence
 from tercet.models import (
     Drift,
     ReferenceSDE,
@@ -87,7 +90,8 @@ def test_closed_form_of_a_gaussian_population(seed):
     decay = np.exp(-0.4 * TIMES[1:])
     mean, sd = 1.5 * (1 - decay), 0.7 * np.sqrt((1 - decay**2) / 0.8)
     expected = [scipy.stats.norm.logpdf(x[:, 0], m, s) for x, m, s in zip(data.particles[1:], mean, sd, strict=True)]
-    np.testing.assert_allclose(problem.log_likelihood(draws)["snapshots"][0], np.concatenate(expected), rtol=1e-4)
+    logs = log_likelihood(problem, draws)["snapshots"][0]
+    np.testing.assert_allclose(logs, np.concatenate(expected), rtol=1e-4)
 
 
 def test_second_fit_compiles_nothing(seed):
@@ -105,8 +109,7 @@ def _jitted():
     from tercet.inference.posteriors import problem
     from tercet.inference.trajectories import reference_search
 
-    return [*problem._programs(FIRST, True), reference_search._draw_program(reference_search._variant(
-        FIRST, anchor="consecutive", start="summary", jackknife=False, paths=0))]  # fmt: skip
+    return [*problem._programs_of_data(FIRST, True), reference_search._prior_draws]
 
 
 @pytest.mark.slow
@@ -243,8 +246,8 @@ def test_equilibrium_tells_nothing_of_the_rate_alone():
     still = Snapshots([rng.normal(0.0, 1.0, (80, 1)) for _ in range(3)], times=[0.0, 20.0, 40.0])
     fit = fit_reference(FIRST, still, starts=1)
     found = drift_or_diffusion(fit, samples=4)
-    assert found.entanglement > 0.95
-    assert "not told apart" in str(found)
+    assert found.canonical_correlation > 0.95
+    assert "are confounded" in str(found)
     assert found.directions["information"].is_monotonic_increasing
 
 
@@ -288,17 +291,38 @@ def test_neural_potential_beats_no_drift_on_a_double_well(seed):
     assert np.abs(mode.theta["out"]).max() > 0.1
 
 
-def test_searches_cut_short_say_so(monkeypatch):
-    from tercet.inference.trajectories import reference_search
-
-    monkeypatch.setattr(reference_search, "MOST_STEPS", 2)
+def test_searches_cut_short_say_so():
     with pytest.warns(UserWarning, match="still rising"):
-        assert not reference_mode(FIRST, cells(0), starts=1).converged
+        assert not reference_mode(FIRST, cells(0), starts=1, max_steps=2).converged
     problem = Problem(FIRST, (cells(0),), {}, x64=True, differences=True)
     bent = next(z for z in np.random.default_rng(0).normal(problem.start, 2.0, (100, problem.size))
                 if np.linalg.eigvalsh(problem.hessian(z))[0] < 0.0)  # fmt: skip
     with pytest.raises(np.linalg.LinAlgError, match="no start led to a mode"):
-        _settle(problem, bent, LaplaceOptions())
+        newton_to_mode(problem, Solution(bent, *problem.value_and_gradient(bent), 0.0, 0, False, ""), LaplaceOptions())
+
+
+def test_options_are_read_or_refused():
+    """A limit of one step ends before the mode, which is an error or a warning; options of other routes are errors."""
+    best = fitted()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises((UserWarning, np.linalg.LinAlgError), match="stopped at a gradient"):
+            fit_reference(FIRST, cells(0), starts=3, options=LaplaceOptions(max_steps=1))
+    same = fit_reference(FIRST, cells(0), starts=3, options=LaplaceOptions(max_steps=500))
+    np.testing.assert_array_equal(same.center, best.center)
+    with pytest.raises(ValueError, match=r"prior_sd_range.* is not read by fit_reference"):
+        fit_reference(FIRST, cells(0), options=LaplaceOptions(prior_sd_range=(0.1, 1.0)))
+
+
+def test_precision_is_that_of_the_mode_however_far_newton_went():
+    """From a point 0.25 sds away: the factor is that of the Hessian at the mode."""
+    best = fitted()
+    problem = Problem(FIRST, (cells(0),), {}, x64=True, differences=True)
+    away = best.center + best.root @ np.array([0.2, -0.1, 0.1])
+    near = Solution(away, *problem.value_and_gradient(away), 1.0, 0, False, "")
+    solution, factor = newton_to_mode(problem, near, LaplaceOptions())
+    np.testing.assert_allclose(solution.point, best.center, atol=1e-3)
+    np.testing.assert_allclose(factor @ factor.T, problem.hessian(solution.point), rtol=1e-6)
 
 
 def test_bad_questions():

@@ -9,7 +9,8 @@ import numpyro.distributions as dist
 import pytest
 
 from tercet.inference.trajectories.bridges import bridge_objective, multimarginal_bridge
-from tercet.inference.trajectories.refinement import refine_reference, sample_steps
+from tercet.inference.trajectories.path_regression import sample_steps
+from tercet.inference.trajectories.refinement import refine_reference
 from tercet.models import (
     ReferenceSDE,
     Snapshots,
@@ -70,7 +71,7 @@ def test_alternation_cannot_learn_the_volatility(rng: np.random.Generator, seed:
         whole = multimarginal_bridge(sde, {"volatility": assumed}, cells)
         for count in (2, 16):
             steps = sample_steps(whole, count, seed)
-            moves = (steps["after"] - steps["before"])[..., 0]
+            moves = (steps.after - steps.before)[..., 0]
             found = np.square(moves).sum(axis=1)
             expected = np.square(moves.sum(axis=1)) / count + assumed**2 * 2.0 * (1 - 1 / count)
             error = assumed**2 * 2.0 * np.sqrt(2 * (count - 1)) / count / np.sqrt(len(found))
@@ -105,7 +106,7 @@ def test_recovery(rng: np.random.Generator, seed: int, method: str) -> None:
     assert found.bridge.converged
     assert found.history["held_out"].iloc[-1] < found.history["held_out"].iloc[0] + 0.1
     if method == "bridge":
-        assert 0.04 < found.theta["volatility"] < 0.12  # overstated, and said so
+        assert 0.04 < found.theta["volatility"] < 0.12  # overestimated, as documented
 
 
 def test_early_stop_is_said(rng: np.random.Generator) -> None:

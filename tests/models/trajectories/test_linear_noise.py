@@ -13,14 +13,13 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from tercet.models.trajectories.families import lotka_volterra, ornstein_uhlenbeck
-from tercet.models.trajectories.linear_noise import Moments, forward_only, moments
+from tercet.models.trajectories.linear_noise import TransitionMoments, forward_only, linear_noise_moments
 from tercet.models.trajectories.reference_sdes import (
     Drift,
     ReferenceSDE,
     Volatility,
-    constant_volatility,
-    proportional_volatility,
 )
+from tercet.models.trajectories.volatilities import constant_volatility, proportional_volatility
 
 ROOT = np.array([[0.5, 0.2, 0.0], [-0.3, 0.4, 0.6]])
 OU = ReferenceSDE(
@@ -31,20 +30,21 @@ TIMES = np.array([0.5, 1.0, 2.0])
 
 
 @lru_cache
-def compiled(drift: Any, substeps: int) -> Callable[..., Moments]:
-    """One program for each reference (its bound `b`), number of substeps and shape of the question."""
-    sde = drift.__self__
+def compiled(sde: ReferenceSDE, substeps: int) -> Callable[..., TransitionMoments]:
+    """One program for each reference, number of substeps and shape of the question."""
 
     @jax.jit
-    def run(theta: Any, starts: Any, times: Any, covariance: Any = None) -> Moments:
-        return moments(sde, theta, starts, times, substeps, covariance, flow=True)
+    def run(theta: Any, starts: Any, times: Any, covariance: Any = None) -> TransitionMoments:
+        return linear_noise_moments(sde, theta, starts, times, substeps=substeps, covariance=covariance, flow=True)
 
     return run
 
 
-def ask(sde: ReferenceSDE, theta: Any, starts: Any, times: Any, substeps: int = 20, covariance: Any = None) -> Moments:
+def ask(
+    sde: ReferenceSDE, theta: Any, starts: Any, times: Any, substeps: int = 20, covariance: Any = None
+) -> TransitionMoments:
     given = jax.tree.map(jnp.asarray, (theta, starts, times, covariance))
-    return Moments(*map(np.asarray, compiled(sde.b, substeps)(*given)))
+    return TransitionMoments(*map(np.asarray, compiled(sde, substeps)(*given)))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_ornstein_uhlenbeck_in_closed_form_by_both_ways(ou: Any, rng: np.random.
             np.testing.assert_allclose(a, b, atol=accuracy)
 
 
-def exactly(theta: dict[str, float], start: np.ndarray, times: np.ndarray) -> Moments:
+def exactly(theta: dict[str, float], start: np.ndarray, times: np.ndarray) -> TransitionMoments:
     """Moments of Lotka-Volterra with proportional noise by SciPy, the equations written out."""
     a, b, c, d, s = (theta[site] for site in ("alpha", "beta", "gamma", "delta", "volatility"))
 
@@ -95,7 +95,7 @@ def exactly(theta: dict[str, float], start: np.ndarray, times: np.ndarray) -> Mo
 
     begin = np.concatenate([start, np.zeros(4), np.eye(2).ravel()])
     found = solve_ivp(rate, times[[0, -1]], begin, "DOP853", times[1:], rtol=1e-12, atol=1e-13).y.T
-    return Moments(found[:, :2], found[:, 2:6].reshape(-1, 2, 2), found[:, 6:].reshape(-1, 2, 2))
+    return TransitionMoments(found[:, :2], found[:, 2:6].reshape(-1, 2, 2), found[:, 6:].reshape(-1, 2, 2))
 
 
 def test_error_is_of_fourth_order(lv: Any) -> None:
@@ -188,8 +188,8 @@ def test_explosions_stay_finite(case: str, bits: int) -> None:
     sde, starts, thetas = ABSURD[case]
     real = jnp.float64 if bits == 64 else jnp.float32
 
-    def run(theta: Any) -> Moments:
-        return moments(sde, theta, jnp.array(starts, real), jnp.array(TIMES.tolist(), real), 5)
+    def run(theta: Any) -> TransitionMoments:
+        return linear_noise_moments(sde, theta, jnp.array(starts, real), jnp.array(TIMES.tolist(), real), substeps=5)
 
     @jax.jit
     def all_of_them(theta: Any) -> Any:
@@ -254,8 +254,8 @@ def test_forward_only_moments_have_the_gradient_of_moments(lv: Any) -> None:
 
     @jax.jit
     def both(theta: Any, starts: Any, times: Any) -> list[Any]:
-        def run(theta: Any, starts: Any, times: Any) -> Moments:
-            return moments(LV, theta, starts, times, 3)
+        def run(theta: Any, starts: Any, times: Any) -> TransitionMoments:
+            return linear_noise_moments(LV, theta, starts, times, substeps=3)
 
         def total(function: Any) -> Any:
             return jax.grad(lambda theta: sum(jnp.sin(part).sum() for part in function(theta, starts, times)[:2]))

@@ -16,16 +16,18 @@ from tercet.models.trajectories.families import (
     big_vortex,
     brownian,
     coupled_springs,
-    gradient_field,
     lamb_oseen,
     lotka_volterra,
     ornstein_uhlenbeck,
     repressilator,
 )
+from tercet.models.trajectories.gradient_fields import gradient_field
 from tercet.models.trajectories.reference_sdes import (
     Drift,
     ReferenceSDE,
     Volatility,
+)
+from tercet.models.trajectories.volatilities import (
     constant_volatility,
     diagonal_volatility,
     proportional_volatility,
@@ -238,7 +240,7 @@ def test_volatility_is_its_matrix(form: str, rng: np.random.Generator, bits: int
     sde = ReferenceSDE(brownian(3), volatility)
     x = rng.normal(size=3)
     values, state = sde.parameters(theta), jnp.asarray(x.astype(np.float64 if bits == 64 else np.float32))
-    root, square = sde.root(values, state, 0.0), sde.diffusion(values, state, 0.0)
+    root, square = sde.volatility_matrix(values, state, 0.0), sde.diffusion(values, state, 0.0)
     assert root.dtype == square.dtype == state.dtype
     np.testing.assert_allclose(root, formula(x), rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(square, formula(x) @ formula(x).T, rtol=1e-5, atol=1e-12)
@@ -274,7 +276,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ReferenceSDE(Drift(lambda theta, x, t: x, {"volatility": NORMAL}, ["x"]), constant_volatility()),
         "both have a parameter 'volatility'; prefix",
     ),
-    "unknown prior": (lambda: lotka_volterra().with_priors(rate=NORMAL), r"no parameter 'rate' here; .*'alpha'"),
+    "unknown prior": (
+        lambda: lotka_volterra().with_priors(rate=NORMAL),
+        r"no parameter 'rate' in this .*'alpha'",
+    ),
     "prior of a number": (lambda: lotka_volterra().with_priors(alpha=1.0), "prior of 'alpha'"),
     "volatility's prior": (lambda: constant_volatility(prior=0.3), "prior of 'volatility'"),
     "diagonal's prior": (lambda: diagonal_volatility(2, prior=0.3), "prior of 'volatility'"),

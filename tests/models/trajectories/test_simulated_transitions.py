@@ -16,11 +16,12 @@ import scipy.stats
 from numpyro.handlers import substitute, trace
 
 from tercet.models.trajectories.families import lotka_volterra, ornstein_uhlenbeck
-from tercet.models.trajectories.linear_noise import moments
-from tercet.models.trajectories.reference_sdes import Drift, ReferenceSDE, constant_volatility, proportional_volatility
+from tercet.models.trajectories.linear_noise import linear_noise_moments
+from tercet.models.trajectories.reference_sdes import Drift, ReferenceSDE
 from tercet.models.trajectories.simulated_transitions import last_steps, simulated_moments
 from tercet.models.trajectories.snapshot_model import SnapshotModel
 from tercet.models.trajectories.snapshots import Snapshots
+from tercet.models.trajectories.volatilities import constant_volatility, proportional_volatility
 
 LV = ReferenceSDE(lotka_volterra(), proportional_volatility())
 RATES = {"alpha": 0.9, "beta": 0.4, "gamma": 0.5, "delta": 0.2, "volatility": 0.3}
@@ -106,7 +107,9 @@ def test_likelihood_is_the_mixture_over_starts_and_paths(anchor: str, cells: Sna
         starts = np.concatenate(cells.particles[:1] if first else cells.particles[:2])
         owner = np.repeat([0, 1], cells.counts[:2])
         clock = TIMES if first else np.stack([TIMES[owner], TIMES[owner + 1]])
-        found = simulated_moments(LV, theta, jnp.asarray(starts), clock, paths, steps, key=seed, scale=cells.magnitude)
+        found = simulated_moments(
+            LV, theta, jnp.asarray(starts), clock, paths, steps=steps, key=seed, scale=cells.magnitude
+        )
         return list(found[:2])
 
     means, spreads = (np.asarray(part) for part in laws(theta))
@@ -130,12 +133,12 @@ def test_likelihood_is_the_mixture_over_starts_and_paths(anchor: str, cells: Sna
 
 
 @lru_cache
-def mixture(drift: Any, paths: int, steps: int) -> Callable[..., Any]:
+def mixture(sde: ReferenceSDE, paths: int, steps: int) -> Callable[..., Any]:
     """Moments over the paths of each start, [K, n, ...]: of the components' means, their covariances added."""
 
     @jax.jit
-    def run(theta: Any, starts: Any, key: Any, root: Any) -> Any:
-        found = simulated_moments(drift.__self__, theta, starts, TIMES, paths, steps, key=key, root=root)
+    def run(theta: Any, starts: Any, key: Any, factor: Any) -> Any:
+        found = simulated_moments(sde, theta, starts, TIMES, paths, steps=steps, key=key, start_factor=factor)
         n, d = starts.shape
         means = found.mean.reshape(2, n, paths, d)
         spread = found.covariance.reshape(2, n, paths, d, d).mean(axis=2)
@@ -154,10 +157,12 @@ def test_moments_are_those_of_linear_noise_where_these_are_right(case: str, rng:
         theta, root = {"rate": [0.6, 1.4], "level": [2.0, 3.0], "volatility": 0.8}, rng.normal(size=(2, 2))
     starts, paths = rng.uniform(2.0, 4.0, (2, 2)), 400
     values = sde.parameters(theta)
-    run = mixture(sde.b, paths, 40)
+    run = mixture(sde, paths, 40)
     mean, spread = run(values, jnp.asarray(starts), jax.random.key(seed), jnp.asarray(root))
     exact = jax.jit(
-        lambda: moments(sde, values, jnp.asarray(starts), jnp.asarray(TIMES), 40, jnp.asarray(root @ root.T))
+        lambda: linear_noise_moments(
+            sde, values, jnp.asarray(starts), jnp.asarray(TIMES), substeps=40, covariance=jnp.asarray(root @ root.T)
+        )
     )
     truth = exact()
     for k in range(2):
@@ -181,7 +186,7 @@ def test_explosions_stay_finite(bits: int, seed: int) -> None:
     @jax.jit
     def run(pace: Any) -> Any:
         def means(pace: Any) -> Any:
-            return simulated_moments(sde, {"pace": pace}, starts, TIMES, 2, 4, key=seed)[:2]
+            return simulated_moments(sde, {"pace": pace}, starts, TIMES, 2, steps=4, key=seed)[:2]
 
         return jax.jvp(means, (pace,), (jnp.ones_like(pace),))
 

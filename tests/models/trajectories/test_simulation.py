@@ -16,10 +16,9 @@ from tercet.models.trajectories.reference_sdes import (
     Drift,
     ReferenceSDE,
     Volatility,
-    constant_volatility,
-    proportional_volatility,
 )
 from tercet.models.trajectories.simulation import simulate
+from tercet.models.trajectories.volatilities import constant_volatility, proportional_volatility
 
 FALSE_ALARM = 1e-6
 RATE, LEVEL, SD = np.array([0.7, 2.0]), np.array([1.0, -2.0]), 0.6
@@ -72,7 +71,7 @@ def test_error_of_the_mean_is_of_fourth_order() -> None:
     """With next to no noise the path is its mean: halving the step takes 15 of 16 parts of the error."""
     exact = LEVEL + np.exp(-RATE * 2.0) * (3.0 - LEVEL)
     steps = (0.125, 0.0625, 0.03125, 0.015625)
-    error = [np.abs(simulate(ou(1e-30), THETA, np.full((1, 2), 3.0), [0, 2], h)[-1, 0] - exact) for h in steps]
+    error = [np.abs(simulate(ou(1e-30), THETA, np.full((1, 2), 3.0), [0, 2], step=h)[-1, 0] - exact) for h in steps]
     ratios = np.array(error[:-1]) / np.array(error[1:])
     assert (np.abs(ratios - 16.0) < 6.0).all()
     assert (np.abs(ratios[-1] - 16.0) < np.abs(ratios[0] - 16.0)).all()
@@ -81,7 +80,9 @@ def test_error_of_the_mean_is_of_fourth_order() -> None:
 def test_noise_is_independent_between_particles_and_intervals(seed: int) -> None:
     """Brownian increments over sqrt(dt): normal, and so are their scaled sums over particles and over intervals."""
     times = np.cumsum(np.arange(1, 41)) / 10.0
-    paths = simulate(ReferenceSDE(brownian(2), constant_volatility(1.0)), {}, np.zeros((50, 2)), times, 0.5, seed)
+    paths = simulate(
+        ReferenceSDE(brownian(2), constant_volatility(1.0)), {}, np.zeros((50, 2)), times, step=0.5, key=seed
+    )
     z = np.diff(paths, axis=0) / np.sqrt(np.diff(times))[:, None, None]
     for values in (z, z.sum(axis=0) / np.sqrt(39), z.sum(axis=1) / np.sqrt(50), z.sum(axis=2) / np.sqrt(2)):
         assert scipy.stats.kstest(values.ravel(), "norm").pvalue > FALSE_ALARM / 4
@@ -91,7 +92,7 @@ def test_correlated_noise_of_more_sources_than_coordinates(seed: int) -> None:
     """X = R W: covariance R R' t. The Wishart statistic n tr(S^-1 C) has a chi-square law."""
     root = np.array([[1.0, 0.5, -0.3], [0.2, 0.7, 0.4]])
     level = Volatility(lambda theta, x, t: jnp.asarray(root.astype(x.dtype)), {}, state_free=True)
-    end = simulate(ReferenceSDE(brownian(2), level), {}, np.zeros((3000, 2)), [0.0, 4.0], 1.0, seed)[-1]
+    end = simulate(ReferenceSDE(brownian(2), level), {}, np.zeros((3000, 2)), [0.0, 4.0], step=1.0, key=seed)[-1]
     whitened = end @ np.linalg.inv(np.linalg.cholesky(4.0 * root @ root.T)).T
     low, high = scipy.stats.chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], 3000)
     for direction in ([1, 0], [0, 1], [0.6, 0.8], [0.8, -0.6]):
@@ -124,9 +125,9 @@ def test_proportional_noise_scales_with_the_state(seed: int) -> None:
 def test_answer_is_that_of_the_key_whatever_the_precision(seed: int, bits: int) -> None:
     """Same key, same 64-bit paths from 32-bit code too, and the caller's setting stays as it was."""
     starts = np.ones((3, 2))
-    one, again, other = (simulate(ou(), THETA, starts, TIMES, 0.1, key) for key in (seed, seed, seed + 1))
+    one, again, other = (simulate(ou(), THETA, starts, TIMES, step=0.1, key=key) for key in (seed, seed, seed + 1))
     with jax.enable_x64(True):
-        wide = simulate(ou(), THETA, starts, TIMES, 0.1, jax.random.key(seed))
+        wide = simulate(ou(), THETA, starts, TIMES, step=0.1, key=jax.random.key(seed))
     assert one.dtype == np.float64
     np.testing.assert_array_equal(one, again)
     np.testing.assert_array_equal(one, wide)

@@ -18,16 +18,18 @@ from numpyro.handlers import substitute, trace
 
 from tercet.inference.posteriors.problem import Problem
 from tercet.models.trajectories.families import coupled_springs, lotka_volterra, ornstein_uhlenbeck
-from tercet.models.trajectories.linear_noise import moments
+from tercet.models.trajectories.linear_noise import linear_noise_moments
 from tercet.models.trajectories.reference_sdes import (
     Drift,
     ReferenceSDE,
+)
+from tercet.models.trajectories.snapshot_model import SnapshotModel
+from tercet.models.trajectories.snapshots import Snapshots
+from tercet.models.trajectories.volatilities import (
     constant_volatility,
     diagonal_volatility,
     proportional_volatility,
 )
-from tercet.models.trajectories.snapshot_model import SnapshotModel
-from tercet.models.trajectories.snapshots import Snapshots
 
 LV = ReferenceSDE(lotka_volterra(), proportional_volatility())
 OU = ReferenceSDE(ornstein_uhlenbeck(2), constant_volatility())
@@ -63,15 +65,15 @@ def arrays(sites: Any) -> Any:
 
 
 @lru_cache
-def program(drift: Any) -> Callable[..., Any]:
-    return jax.jit(lambda *given: moments(drift.__self__, *given, 5)[:2])
+def program(sde: ReferenceSDE) -> Callable[..., Any]:
+    return jax.jit(lambda *given: linear_noise_moments(sde, *given, substeps=5)[:2])
 
 
 def transitions(sde: ReferenceSDE, theta: Any, starts: np.ndarray, times: np.ndarray) -> list[Any]:
     """Law of each start at the last of the times."""
     with jax.enable_x64(True):
         clock = np.tile(times[:, None], (1, len(starts)))
-        mean, spread = program(sde.b)(sde.parameters(theta), jnp.asarray(starts), jnp.asarray(clock))
+        mean, spread = program(sde)(sde.parameters(theta), jnp.asarray(starts), jnp.asarray(clock))
     return [scipy.stats.multivariate_normal(m, S) for m, S in zip(mean[-1], spread[-1], strict=True)]
 
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from tercet.models.trajectories.transitions import PENALTY, SnapshotLaw, gaussian_log_densities, inverse_and_log_det
+from tercet.models.trajectories.transitions import PENALTY, SnapshotMixture, gaussian_log_densities, inverse_and_log_det
 
 invert = jax.jit(inverse_and_log_det)
 densities = jax.jit(gaussian_log_densities)
@@ -168,7 +168,7 @@ def test_law_is_the_mixture(
         mixture.pop("log_weights")
     for covariances in (mixture["covariances"], mixture["covariances"][:, :1]):
         given = mixture | {"covariances": covariances}
-        law = SnapshotLaw(counts=COUNTS, jackknife=jackknife, **{k: jnp.asarray(v) for k, v in given.items()})
+        law = SnapshotMixture(counts=COUNTS, jackknife=jackknife, **{k: jnp.asarray(v) for k, v in given.items()})
         assert (law.batch_shape, law.event_shape) == ((8,), (2,))
         found = jax.jit(law.log_prob)(jnp.asarray(points))
         np.testing.assert_allclose(found, brute_force(given, points, jackknife), rtol=1e-8, atol=1e-8)
@@ -176,7 +176,7 @@ def test_law_is_the_mixture(
 
 def test_samples_have_the_mixtures_moments(mixture: dict[str, np.ndarray], seed: int) -> None:
     """Mean and second moments of each snapshot within 6 standard errors (false alarm below 1e-7 in all)."""
-    law = SnapshotLaw(counts=COUNTS, **{k: jnp.asarray(v) for k, v in mixture.items()})
+    law = SnapshotMixture(counts=COUNTS, **{k: jnp.asarray(v) for k, v in mixture.items()})
     draws = np.asarray(jax.jit(law.sample, static_argnums=1)(jax.random.key(seed), (4000,)))
     assert draws.shape == (4000, 8, 2)
     shares, means = np.exp(mixture["log_weights"]), mixture["means"]
@@ -200,7 +200,7 @@ def test_law_is_finite_wherever_the_moments_went(bits: int) -> None:
     @jax.jit
     def both(means: jax.Array, covariances: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         def logs(means: jax.Array, covariances: jax.Array) -> jax.Array:
-            return SnapshotLaw(means, covariances, COUNTS).log_prob(points)
+            return SnapshotMixture(means, covariances, COUNTS).log_prob(points)
 
         return logs(means, covariances), jax.grad(lambda *given: logs(*given).sum(), (0, 1))(means, covariances)
 

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from tercet.datasets import annotate, annotation_pairs, simulated_preferences, simulated_prompts
-from tercet.designs import CRITERIA, candidate_pairs, select_pairs
-from tercet.designs.pairs import select_pairs as selection
+from tercet.designs import Criterion, candidate_pairs, select_pairs
+from tercet.designs.criteria import DOptimality, LazyGreedy
 from tercet.designs.pairs.candidates import count_pairs
-from tercet.designs.pairs.select_pairs import pair_candidates
-from tercet.designs.pairs.tiled import all_pairs, one_shot_tiles, pair_scores, tiles
+from tercet.designs.pairs.pair_candidates import pair_candidates
+from tercet.designs.pairs.tiled import all_pairs, pair_scores, sums_over_pairs, tiles
 from tercet.inference import laplace
+from tercet.inference.preferences import on
 from tercet.models import AbilityHead, BradleyTerry, Items, LinearHead, Thurstone
 from tercet.models.preferences.links import Logistic
 
 ONCE = ("posterior variance", "max difference", "entropy", "XtX", "D-optimal (published)", "D-optimal (past-aware)")
-IN_TILES = (*ONCE, "greedy D", "greedy V", "greedy A")
+IN_TILES = (*ONCE, "greedy D", "greedy V", "greedy A", "BatchBALD")
 
 
 def gap(left, right):
@@ -37,11 +38,12 @@ def test_leaders_are_the_best_of_every_pair(n, across, slack, ceiling, rng, smal
         for j in range(i + 1, 50)
         if not (across and prompt[i] == prompt[j]) and (j, i) not in set(map(tuple, out))
     }
-    found = tiles.leading_pairs(
+    found = tiles.best_pairs(
         tiles.TileScore(np.stack([x, x**2], axis=1), (("x", 0), ("square", 0)), gap, slack, ceiling),
         n,
         prompt if across else None,
         out,
+        tiling=small_tiles,
     )
     names = list(map(tuple, found.pairs))
     assert len(set(names)) == len(names)
@@ -62,7 +64,7 @@ def test_tiles_below_their_ceiling_are_never_scored(ceiling, scored, rng, small_
     calls, tile = [], tiles._tile
     monkeypatch.setattr(tiles, "_tile", lambda *a: calls.append(a) or tile(*a))
     score = tiles.TileScore(np.stack([x, x**2], axis=1), (("x", 0), ("square", 0)), gap, 1e-6, ceiling)
-    found = tiles.leading_pairs(score, 2)
+    found = tiles.best_pairs(score, 2, tiling=small_tiles)
     assert found.scores[:2].tolist() == pytest.approx([18.5, 17.5])
     assert len(calls) == scored
 
@@ -72,12 +74,12 @@ def test_no_score_exceeds_its_ceiling(criterion, seed, small_tiles, monkeypatch)
     """Every pair's score in tiles, at every pass of a batch, against what its tile's ceiling would be for it alone."""
     data = simulated_preferences(40, 4, 60, key=seed)
     fit = laplace(BradleyTerry(LinearHead(2.0)), data.items, data.comparisons)
-    seen, leading = [], pair_scores.leading_pairs
-    monkeypatch.setattr(pair_scores, "leading_pairs", lambda score, *a: seen.append(score) or leading(score, *a))
-    select_pairs(data.items, fit, 4, criterion=criterion, candidates="all")
+    seen, best = [], pair_scores.best_pairs
+    monkeypatch.setattr(pair_scores, "best_pairs", lambda score, *a: seen.append(score) or best(score, *a))
+    select_pairs(data.items, fit, 4, criterion=criterion, candidates="all", tiling=small_tiles)
     assert seen
     for score in seen:
-        every = tiles.leading_pairs(score, 780)
+        every = tiles.best_pairs(score, 780, tiling=small_tiles)
         norm = np.sqrt(score.numbers[:, -1].astype(float))
         most = [score.ceiling(square) for square in (norm[every.pairs[:, 0]] + norm[every.pairs[:, 1]]) ** 2]
         assert len(every.scores) == 780
@@ -87,29 +89,29 @@ def test_no_score_exceeds_its_ceiling(criterion, seed, small_tiles, monkeypatch)
 def test_tiles_know_how_far_their_information_is_off():
     """Three normal laws for the logistic one: over all means and variances, and no worse than said; 32 bit included."""
     mean, sd = np.linspace(-15, 15, 301), np.append(0.0, np.geomspace(0.01, 30, 60))
-    here = {
+    left = {
         "mean": np.float32(mean),
-        "before": np.zeros((301, 1), np.float32),
-        "before squared": np.zeros(301, np.float32),
+        "start": np.zeros((301, 1), np.float32),
+        "start squared": np.zeros(301, np.float32),
     }
-    there = {
+    right = {
         "mean": np.zeros(61, np.float32),
-        "before": np.float32(sd[:, None]),
-        "before squared": np.float32(sd**2),
+        "start": np.float32(sd[:, None]),
+        "start squared": np.float32(sd**2),
     }
-    off = abs(all_pairs._expected_information(here, there) - Logistic().integrate_information(mean[:, None], sd**2))
+    information = all_pairs.PairScore(lambda v: v, (), "expected information")
+    off = abs(information(left, right) - Logistic().integrate_information(mean[:, None], sd**2))
     assert 0.9 * all_pairs.OFF < off.max() <= all_pairs.OFF + 1e-7
     assert sum(weight for _, weight in all_pairs.NORMALS) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("criterion", IN_TILES)
 @pytest.mark.parametrize("head", [LinearHead(), AbilityHead()])
-def test_picks_are_those_of_a_list(criterion, head, seed, small_tiles, monkeypatch):
+def test_picks_are_those_of_a_list(criterion, head, seed, small_tiles):
     data = simulated_preferences(60, 5, 150, key=seed)
     fit = laplace(BradleyTerry(head), data.items, data.comparisons)
     call = {"criterion": criterion, "exclude": data.comparisons, "candidates": "all"}
-    tiled = select_pairs(data.items, fit, 15, **call)
-    monkeypatch.setattr(selection, "LISTED", 10_000)
+    tiled = select_pairs(data.items, fit, 15, **call, tiling=small_tiles)
     listed = select_pairs(data.items, fit, 15, **call)
     np.testing.assert_allclose(tiled.gains, listed.gains, rtol=1e-9)
     np.testing.assert_array_equal(tiled.chosen, listed.chosen)
@@ -119,45 +121,43 @@ def test_picks_are_those_of_a_list(criterion, head, seed, small_tiles, monkeypat
 
 
 @pytest.mark.parametrize("criterion", IN_TILES)
-def test_across_prompts_with_a_target(criterion, seed, small_tiles, monkeypatch):
+def test_across_prompts_with_a_target(criterion, seed, small_tiles):
     items, rewards = simulated_prompts(9, 6, 4, key=seed)
     answers = annotate(rewards, annotation_pairs(items, rewards, "random", 4, key=seed), 2.0, key=seed)
     fit = laplace(BradleyTerry(), items, answers)
     call = {"criterion": criterion, "candidates": "cross-prompt", "target": "in-prompt", "exclude": answers}
-    tiled = select_pairs(items, fit, 8, **call)
+    tiled = select_pairs(items, fit, 8, **call, tiling=small_tiles)
     assert (items.prompt[tiled.chosen[:, 0]] != items.prompt[tiled.chosen[:, 1]]).all()
-    monkeypatch.setattr(selection, "LISTED", 10_000)
     np.testing.assert_array_equal(tiled.chosen, select_pairs(items, fit, 8, **call).chosen)
 
 
 @pytest.mark.parametrize("criterion", IN_TILES)
-def test_twins_lose_no_gain(criterion, seed, small_tiles, monkeypatch):
+def test_twins_lose_no_gain(criterion, seed, small_tiles):
     """Every item twice: scores tie within rounding, which must cost neither a pick nor any of its gain."""
     data = simulated_preferences(25, 4, 100, key=seed)
     fit = laplace(BradleyTerry(), data.items, data.comparisons)
     twice = Items(np.concatenate([data.items.features, data.items.features]) + 100.0)
-    tiled = select_pairs(twice, fit, 12, criterion=criterion, candidates="all")
-    monkeypatch.setattr(selection, "LISTED", 10_000)
+    tiled = select_pairs(twice, fit, 12, criterion=criterion, candidates="all", tiling=small_tiles)
     listed = select_pairs(twice, fit, 12, criterion=criterion, candidates="all")
     np.testing.assert_allclose(tiled.gains, listed.gains, rtol=1e-6)
     assert len(np.unique(np.sort(tiled.chosen, axis=1), axis=0)) == 12
 
 
 @pytest.mark.parametrize("across", [False, True])
-def test_the_matrices_of_the_published_designs(across, seed, monkeypatch):
+def test_the_matrices_of_the_published_designs(across, seed):
     """Closed form and pass over blocks against the sum over a list of all pairs, some excluded twice."""
-    monkeypatch.setattr(one_shot_tiles, "SIDE", 7)
     items, rewards = simulated_prompts(9, 6, 4, key=seed)
     answers = annotate(rewards, annotation_pairs(items, rewards, "random", 4, key=seed), 2.0, key=seed)
     fit = laplace(BradleyTerry(), Items(items.features + 30.0, prompt=items.prompt), answers)
     scheme = "cross-prompt" if across else "all"
     out = np.concatenate([answers.pairs, answers.pairs[:5, ::-1], [[0, 1], [0, 53]]])
-    listed = pair_candidates(items, fit, scheme, out, 0).pool(fit, None)
+    listed = pair_candidates(on(fit, items), scheme, out, 0).pool(fit, None)
     everything = pair_scores.AllPairs(items, across, out)
     expected = listed.gram(listed.pairs, np.ones(len(listed)))
-    np.testing.assert_allclose(one_shot_tiles.scatter_of_all(everything, listed), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(sums_over_pairs.scatter_of_all(everything, listed), expected, rtol=1e-9, atol=1e-9)
     expected = listed.gram(listed.pairs, listed.information)
-    np.testing.assert_allclose(one_shot_tiles.information_of_all(everything, listed), expected, rtol=1e-9, atol=1e-9)
+    found = sums_over_pairs.information_of_all(everything, listed, side=7)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_what_has_no_tiles_is_listed(small_tiles):
@@ -165,20 +165,22 @@ def test_what_has_no_tiles_is_listed(small_tiles):
     data = simulated_preferences(30, 3, 60)
     for model in (Thurstone(), BradleyTerry(order_effect=True)):
         fit = laplace(model, data.items, data.comparisons)
-        assert select_pairs(data.items, fit, 3, candidates="all").chosen.shape == (3, 2)
+        assert select_pairs(data.items, fit, 3, candidates="all", tiling=small_tiles).chosen.shape == (3, 2)
     fit = laplace(BradleyTerry(), data.items, data.comparisons)
-    for criterion in ("BALD", type(CRITERIA["greedy D"])(plug_in=True)):
-        assert select_pairs(data.items, fit, 3, candidates="all", criterion=criterion).chosen.shape == (3, 2)
+    for criterion in ("BALD", Criterion("plug-in D", DOptimality(plug_in=True), LazyGreedy())):
+        call = {"criterion": criterion, "candidates": "all", "tiling": small_tiles}
+        assert select_pairs(data.items, fit, 3, **call).chosen.shape == (3, 2)
 
 
 def test_budgets_of_all_pairs(small_tiles):
     data = simulated_preferences(8, 3, 20)
     fit = laplace(BradleyTerry(), data.items, data.comparisons)
-    assert select_pairs(data.items, fit, 0, candidates="all").chosen.shape == (0, 2)
-    whole = select_pairs(data.items, fit, 28, candidates="all", criterion="greedy D").chosen
+    call = {"candidates": "all", "tiling": small_tiles}
+    assert select_pairs(data.items, fit, 0, **call).chosen.shape == (0, 2)
+    whole = select_pairs(data.items, fit, 28, criterion="greedy D", **call).chosen
     assert len(np.unique(whole, axis=0)) == 28
     with pytest.raises(ValueError, match="between 0 and the 28 candidates"):
-        select_pairs(data.items, fit, 29, candidates="all")
+        select_pairs(data.items, fit, 29, **call)
 
 
 @pytest.mark.parametrize("scheme", ["all", "in-prompt", "cross-prompt"])
@@ -203,19 +205,18 @@ def masked(rng, seed):
 def test_a_mask_in_tiles_is_a_list_of_its_pairs(criterion, masked, small_tiles):
     data, fit, mask, allowed = masked
     settings = {"criterion": criterion, "exclude": data.comparisons}
-    tiled = select_pairs(data.items, fit, 12, candidates=mask, **settings)
+    tiled = select_pairs(data.items, fit, 12, candidates=mask, **settings, tiling=small_tiles)
     listed = select_pairs(data.items, fit, 12, candidates=allowed, **settings)
     np.testing.assert_array_equal(np.sort(tiled.chosen, axis=1), np.sort(listed.chosen, axis=1))
     np.testing.assert_allclose(tiled.gains, listed.gains, rtol=1e-9)
 
 
-def test_a_mask_is_listed_where_it_is_small(masked, monkeypatch):
+def test_a_mask_is_listed_where_it_is_small(masked):
     data, fit, mask, allowed = masked
-    monkeypatch.setattr("tercet.designs.pairs.candidates.MASKED_ROWS", 7)
-    np.testing.assert_array_equal(candidate_pairs(data.items, mask), allowed)
-    left = candidate_pairs(data.items, mask, exclude=data.comparisons)
-    assert len(left) == count_pairs(data.items, mask, data.comparisons) < len(allowed)
-    assert count_pairs(data.items, mask) == len(allowed)
+    np.testing.assert_array_equal(candidate_pairs(data.items, mask, mask_rows=7), allowed)
+    left = candidate_pairs(data.items, mask, exclude=data.comparisons, mask_rows=7)
+    assert len(left) == count_pairs(data.items, mask, data.comparisons, mask_rows=7) < len(allowed)
+    assert count_pairs(data.items, mask, mask_rows=7) == len(allowed)
     few = select_pairs(data.items, fit, 5, candidates=mask, criterion="entropy").chosen
     listed = select_pairs(data.items, fit, 5, candidates=allowed, criterion="entropy").chosen
     np.testing.assert_array_equal(few, listed)

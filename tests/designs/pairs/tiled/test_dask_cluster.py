@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from tercet.datasets import simulated_preferences
-from tercet.designs import select_pairs
-from tercet.designs.pairs import select_pairs as selection
-from tercet.designs.pairs.tiled import all_pairs, dask_tiles, tiles
+from tercet.designs import Tiling, select_pairs
+from tercet.designs.pairs.tiled.tiles import Tasks
 from tercet.inference import laplace
 from tercet.models import BradleyTerry, Items
 
@@ -33,13 +32,12 @@ def cluster():
         yield workers
 
 
+TILING = Tiling(listed=10, side=16, shortlist=40, tasks=Tasks(tiles=1))
+
+
 @pytest.fixture
-def task(seed, monkeypatch):
+def task(seed):
     """120 items in uneven chunks, many tiles, and a fit."""
-    monkeypatch.setattr(tiles, "TILE", 16)
-    monkeypatch.setattr(dask_tiles, "LEAST", 1)
-    monkeypatch.setattr(all_pairs, "SHORTLIST", 40)
-    monkeypatch.setattr(selection, "LISTED", 10)
     data = simulated_preferences(120, 6, 200, key=seed)
     fit = laplace(BradleyTerry(), data.items, data.comparisons)
     array = da.from_array(data.items.features.astype(np.float32), chunks=((50, 3, 67), 4))
@@ -68,7 +66,7 @@ class Killer(distributed.SchedulerPlugin):
 @pytest.mark.parametrize("criterion", ["greedy D", "greedy V"])
 def test_two_processes_pick_what_memory_picks(criterion, cluster, task):
     data, fit, array = task
-    call = {"criterion": criterion, "candidates": "all", "exclude": data.comparisons}
+    call = {"criterion": criterion, "candidates": "all", "exclude": data.comparisons, "tiling": TILING}
     found = select_pairs(array, fit, 2, **call)
     expected = select_pairs(Items(data.items.features.astype(np.float32)), fit, 2, **call)
     np.testing.assert_array_equal(found.chosen, expected.chosen)
@@ -80,7 +78,7 @@ def test_bad_numbers_in_a_worker_are_told_by_their_rows(cluster, task):
     broken = data.items.features.copy()
     broken[60, 2] = np.inf
     with pytest.raises(ValueError, match="Dask array, rows 53 to 119, has NaN or infinite values in 1 row"):
-        select_pairs(da.from_array(broken, chunks=((50, 3, 67), 4)), fit, 3, candidates="all")
+        select_pairs(da.from_array(broken, chunks=((50, 3, 67), 4)), fit, 3, candidates="all", tiling=TILING)
 
 
 def test_a_killed_worker_costs_no_pick(cluster, task):
@@ -88,7 +86,7 @@ def test_a_killed_worker_costs_no_pick(cluster, task):
     data, fit, array = task
     killer = Killer(distributed.Client.current().run(os.getpid))
     cluster.scheduler.add_plugin(killer)
-    call = {"criterion": "greedy D", "candidates": "all"}
+    call = {"criterion": "greedy D", "candidates": "all", "tiling": TILING}
     found = select_pairs(array, fit, 4, **call)
     assert killer.killed is not None
     assert killer.later > 10  # most of the work was still to be done

@@ -1,11 +1,14 @@
 """Features in a Dask array (threads here; a cluster in `test_dask_cluster`): what arrays in memory give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tercet.datasets import annotate, annotation_pairs, simulated_preferences, simulated_prompts
 from tercet.designs import CRITERIA, select_pairs
 from tercet.designs.pairs.tiled import dask_tiles, tiles
+from tercet.designs.pairs.tiled.tiles import Tasks
 from tercet.inference import laplace, reward, reward_difference
 from tercet.models import AbilityHead, BradleyTerry, Items, LinearHead, Thurstone, open_embeddings, project
 
@@ -15,13 +18,9 @@ UNEVEN = ((7, 1, 30, 16), (2, 3))  # of 54 items x 5
 
 
 @pytest.fixture
-def small_tiles(small_tiles, monkeypatch):
+def small_tiles(small_tiles):
     """Many tiles in blocks of two, waves of few tasks, shortlists that run out."""
-    monkeypatch.setattr(tiles, "TILE", 5)
-    monkeypatch.setattr(dask_tiles, "LEAST", 1)
-    monkeypatch.setattr(dask_tiles, "BLOCKS", 6)
-    monkeypatch.setattr(dask_tiles, "GROWTH", 1)
-    monkeypatch.setattr(dask_tiles, "FAN", 3)
+    return replace(small_tiles, side=5, tasks=Tasks(blocks=6, tiles=1, growth=1, merged=3))
 
 
 @pytest.fixture
@@ -57,8 +56,8 @@ def test_leaders_of_tasks_are_those_of_one_loop(n, across, rng, small_tiles):
     prompt = rng.integers(4, size=53) if across else None
     out = np.array([[j, i] for i in range(0, 40, 3) for j in (i + 1, i + 5)])
     here, there = (tiles.TileScore(values, (("x", 0),), gap, 0.1) for values in (x, da.from_array(x, chunks=(11, 1))))
-    expected = tiles.leading_pairs(here, n, prompt, out)
-    found = dask_tiles.leading_pairs_by_tasks(there, n, prompt, out)
+    expected = tiles.best_pairs(here, n, prompt, out, tiling=small_tiles)
+    found = dask_tiles.best_pairs_by_tasks(there, n, prompt, out, small_tiles)
     np.testing.assert_array_equal(found.pairs, expected.pairs)
     np.testing.assert_array_equal(found.scores, expected.scores)
     assert found.rest == expected.rest
@@ -66,7 +65,7 @@ def test_leaders_of_tasks_are_those_of_one_loop(n, across, rng, small_tiles):
 
 @pytest.mark.parametrize("size", [1, 4, 64])
 def test_waves_hold_every_pair_of_blocks_once(size):
-    places = [place for wave in dask_tiles._waves(size) for place in wave]
+    places = [place for wave in dask_tiles._waves(size, Tasks()) for place in wave]
     assert sorted(places) == [(i, j) for i in range(size) for j in range(i, size)]
 
 
@@ -74,7 +73,7 @@ def test_waves_hold_every_pair_of_blocks_once(size):
 @pytest.mark.parametrize("scheme", ["all", "cross-prompt"])
 def test_picks_are_those_in_memory(criterion, scheme, prompts, small_tiles):
     items, answers, fit = prompts
-    call = {"criterion": criterion, "candidates": scheme, "exclude": answers}
+    call = {"criterion": criterion, "candidates": scheme, "exclude": answers, "tiling": small_tiles}
     same(select_pairs(by_dask(items), fit, 9, **call), select_pairs(items, fit, 9, **call))
 
 
@@ -86,7 +85,7 @@ def test_a_fit_on_a_part_projects_all_of_a_dask_array(criterion, seed, small_til
     part = project(Items(raw), 4)
     fit = laplace(BradleyTerry(), part, data.comparisons)
     more = np.concatenate([raw, np.random.default_rng(seed).normal(50.0, 1.5, (15, 7)).astype(np.float32)])
-    call = {"criterion": criterion, "candidates": "all", "exclude": data.comparisons}
+    call = {"criterion": criterion, "candidates": "all", "exclude": data.comparisons, "tiling": small_tiles}
     same(select_pairs(da.from_array(more, chunks=((1, 40, 54), 3)), fit, 6, **call), select_pairs(more, fit, 6, **call))
 
 
@@ -96,8 +95,8 @@ def test_targets(target, prompts, small_tiles):
     here = {"pairs": [[0, 3], [7, 50]], "items": Items(items.features[:20])}.get(target, target)
     there = by_dask(here, (6, 2)) if target == "items" else here
     same(
-        select_pairs(by_dask(items), fit, 4, candidates="all", target=there),
-        select_pairs(items, fit, 4, candidates="all", target=here),
+        select_pairs(by_dask(items), fit, 4, candidates="all", target=there, tiling=small_tiles),
+        select_pairs(items, fit, 4, candidates="all", target=here, tiling=small_tiles),
     )
 
 
@@ -116,7 +115,7 @@ def test_all_pairs_of_a_file(prompts, tmp_path, small_tiles):
     items, _, fit = prompts
     np.save(tmp_path / "x.npy", items.features)
     away = Items(open_embeddings(tmp_path / "x.npy"))
-    same(*(select_pairs(known, fit, 5, candidates="all") for known in (away, items)))
+    same(*(select_pairs(known, fit, 5, candidates="all", tiling=small_tiles) for known in (away, items)))
 
 
 @pytest.mark.parametrize("n", [2, 3, 6])
@@ -125,16 +124,18 @@ def test_few_items(n, small_tiles):
     fit = laplace(BradleyTerry(LinearHead(1.0)), data.items, data.comparisons)
     budget = n * (n - 1) // 2
     for known in (data.items, by_dask(data.items, (1, 1))):
-        picked = select_pairs(known, fit, budget, candidates="all", criterion="greedy D")
+        call = {"candidates": "all", "tiling": small_tiles}
+        picked = select_pairs(known, fit, budget, criterion="greedy D", **call)
         assert len(np.unique(np.sort(picked.chosen, axis=1), axis=0)) == budget
-        assert select_pairs(known, fit, 0, candidates="all").chosen.shape == (0, 2)
+        assert select_pairs(known, fit, 0, **call).chosen.shape == (0, 2)
 
 
 def test_abilities_need_no_features(small_tiles):
     data = simulated_preferences(30, 2, 90)
     fit = laplace(BradleyTerry(AbilityHead(1.0)), data.items, data.comparisons)
     there = by_dask(data.items, (7, 2))
-    same(*(select_pairs(known, fit, 5, candidates="all", criterion="greedy D") for known in (there, data.items)))
+    call = {"candidates": "all", "criterion": "greedy D", "tiling": small_tiles}
+    same(*(select_pairs(known, fit, 5, **call) for known in (there, data.items)))
 
 
 def test_fits_and_rewards_stream_through_a_dask_array(prompts):
@@ -155,32 +156,33 @@ def test_refusals(prompts, small_tiles):
     array = da.from_array(items.features, chunks=UNEVEN)
     broken = items.features.copy()
     broken[40, 3] = np.nan
-    for call, message in (
+    call = {"candidates": "all", "tiling": small_tiles}
+    for refused, message in (
         (lambda: Items(array[array[:, 0] > 0]), r"chunks of unknown size.*compute_chunk_sizes"),
         (lambda: Items(array[:, 0]), r"must have shape \[n, d\], got \(54,\)"),
         (lambda: Items(array.reshape(9, 6, 5)), r"must have shape \[n, d\], got \(9, 6, 5\); array.reshape"),
         (lambda: Items(array[:0]), "is empty"),
         (lambda: Items(array.astype("U1")), "must hold numbers, got dtype <U1"),
         (lambda: Items(array, prompt=[0, 1]), "lengths differ"),
-        (lambda: select_pairs(array[:, :4], fit, 2, candidates="all"), "4 features, the posterior has 5 weights"),
+        (lambda: select_pairs(array[:, :4], fit, 2, **call), "4 features, the posterior has 5 weights"),
         (
-            lambda: select_pairs(da.from_array(broken, chunks=UNEVEN), fit, 2, candidates="all"),
+            lambda: select_pairs(da.from_array(broken, chunks=UNEVEN), fit, 2, **call),
             r"Dask array, rows 38 to 53, has NaN or infinite values in 1 row\(s\), the first at index \(2, 3\)",
         ),
-        (lambda: select_pairs(array, fit, 2, candidates="all", criterion="BALD"), r"'BALD' has to list.*greedy"),
+        (lambda: select_pairs(array, fit, 2, **call, criterion="BALD"), r"'BALD' has to list.*greedy"),
         (
-            lambda: select_pairs(array, fit, 2, candidates="all", criterion="D-optimal (published)"),
+            lambda: select_pairs(array, fit, 2, **call, criterion="D-optimal (published)"),
             "'D-optimal .published.' has to list",
         ),
-        (lambda: select_pairs(array, fit, 2, candidates="cross-prompt"), "needs Items"),
-        (lambda: select_pairs(array, fit, 10_000, candidates="all"), "between 0 and the 1,431 candidates"),
+        (lambda: select_pairs(array, fit, 2, candidates="cross-prompt", tiling=small_tiles), "needs Items"),
+        (lambda: select_pairs(array, fit, 10_000, **call), "between 0 and the 1,431 candidates"),
         (
             lambda: laplace(BradleyTerry(LinearHead(1.0)), by_dask(items), answers).to_arviz(),
             r"Dask array.*load what is needed: items.loaded",
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            call()
+            refused()
     probit = laplace(Thurstone(), items, answers)
     with pytest.raises(ValueError, match=r"'greedy D' has to list all 1,431 pairs.*Bradley-Terry"):
-        select_pairs(array, probit, 2, candidates="all", criterion="greedy D")
+        select_pairs(array, probit, 2, **call, criterion="greedy D")

@@ -1,24 +1,27 @@
-"""Risk under a model of the loss surface: posterior of the mean expected loss at the test sites, and its slope."""
+"""Risk under a model of the losses: posterior of the mean expected loss at the test sites, and of its gradient."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tercet.inference.posteriors.arviz_adapter import to_container
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.space.risk import normalised_shares
 from tercet.inference.space.surfaces import surface_draws
 from tercet.models._inputs import as_generator
 from tercet.models.space.geometry import as_sites
+from tercet.models.space.loss_surfaces import POSITIVE
 from tercet.models.space.sites import Sites
 
-BLOCK = 2_000
+ROWS = 2_000
 """Test sites whose basis functions are held at once."""
-LOOKED_AT = 500
-"""Sites at which gradients are taken, at most: a quantile needs no more."""
+GRADIENT_SITES = 500
+"""Sites at which gradients are evaluated, at most: enough for a quantile."""
 CHAINS = 4
 
 
@@ -29,7 +32,7 @@ class SurfaceRisk:
     Attributes
     ----------
     draws : array [draws]
-    surface : mean expected loss [m] of each test site
+    surface : posterior mean [m] of the expected loss at each test site
     """
 
     draws: np.ndarray
@@ -60,9 +63,7 @@ class SurfaceRisk:
         return f"SurfaceRisk({self.estimate:.4g}, 90 % credible {low:.4g} to {high:.4g})"
 
     def to_arviz(self) -> Any:
-        """ArviZ container with the variable `risk`, independent draws shown as four chains."""
-        from tercet.inference.posteriors.arviz_adapter import to_container
-
+        """ArviZ container with the variable `risk`, independent draws as four chains."""
         whole = len(self.draws) // CHAINS * CHAINS
         return to_container({"posterior": {"risk": self.draws[:whole].reshape(CHAINS, -1)}})
 
@@ -73,18 +74,18 @@ def surface_risk(
     *,
     draws: int = 400,
     test_weights: ArrayLike | None = None,
-    key: Any = 0,
+    key: int | jax.Array = 0,
 ) -> SurfaceRisk:
     """Posterior of the risk: for each draw of the loss surface, its mean expected loss at the test sites.
 
-    Unlike neighbours it borrows strength where no validation site is near, and it is as good as the surface's model.
+    Unlike averages of neighbours it extrapolates to where no validation site is near, and it is as good as the model.
 
     Parameters
     ----------
     posterior : of a LossSurface (laplace, nuts)
     test : Sites or array [m, d]
     draws : of the surface (rounded up to a multiple of 100 for the normal families)
-    test_weights : array [m], optional, what each test site counts
+    test_weights : array [m], optional, weights of the test sites in the mean
     key : int seed or JAX key
 
     Examples
@@ -100,36 +101,53 @@ def surface_risk(
     >>> bool(low < np.exp(0.15 + 0.3**2 / 2) < high)
     True
     """
-    found = surface_draws(posterior, draws, key)
-    there = as_sites("test", test, found.model.frame.metric)
-    share = normalised_shares(test_weights, len(there))
-    total, mean = np.zeros(len(found.parameters["level"])), np.empty(len(there))
-    for begin in range(0, len(there), BLOCK):
-        rows = slice(begin, begin + BLOCK)
-        expected = found.expected(found.model.frame.coordinates(Sites(there.coordinates[rows], there.metric)))
-        total += expected @ share[rows]
+    surfaces = surface_draws(posterior, draws, key)
+    frame = surfaces.model.frame
+    targets = as_sites("test", test, frame.metric)
+    share = normalised_shares(test_weights, len(targets))
+    risk, mean = np.zeros(len(surfaces)), np.empty(len(targets))
+    for begin in range(0, len(targets), ROWS):
+        rows = slice(begin, begin + ROWS)
+        expected = surfaces.expected(frame.coordinates(targets.take(rows)))
+        risk += expected @ share[rows]
         mean[rows] = expected.mean(axis=0)
-    return SurfaceRisk(total, mean)
+    return SurfaceRisk(risk, mean)
 
 
-def expected_losses(posterior: Posterior, sites: Sites | ArrayLike, draws: int = 400, key: Any = 0) -> np.ndarray:
-    """Draws [draws, m] of the expected loss at sites, jointly: `surface_risk` is their mean over test sites."""
-    found = surface_draws(posterior, draws, key)
-    return found.expected(found.model.frame.coordinates(as_sites("sites", sites, found.model.frame.metric)))
+def expected_losses(
+    posterior: Posterior, sites: Sites | ArrayLike, draws: int = 400, key: int | jax.Array = 0
+) -> np.ndarray:
+    """Joint posterior draws [draws, m] of the expected loss at sites: `surface_risk` is their mean over test sites.
+
+    Parameters
+    ----------
+    posterior : of a LossSurface (laplace, nuts)
+    sites : Sites or array [m, d]
+    draws : of the surface (rounded up to a multiple of 100 for the normal families)
+    key : int seed or JAX key
+    """
+    surfaces = surface_draws(posterior, draws, key)
+    frame = surfaces.model.frame
+    return surfaces.expected(frame.coordinates(as_sites("sites", sites, frame.metric)))
 
 
 def lipschitz_constant(
-    posterior: Posterior, sites: Sites | ArrayLike, *, quantile: float = 0.95, draws: int = 200, key: Any = 0
+    posterior: Posterior,
+    sites: Sites | ArrayLike,
+    *,
+    quantile: float = 0.95,
+    draws: int = 200,
+    key: int | jax.Array = 0,
 ) -> float:
-    """Lipschitz constant of the expected loss: a quantile of its gradient's norm over sites and posterior draws.
+    """Lipschitz constant of the expected loss: a quantile of the norm of its gradient over sites and posterior draws.
 
-    An estimate: an interval built on it carries no guarantee. (Differences of losses at neighbouring sites would
+    It is an estimate: an interval built on it carries no guarantee. (Differences of losses at neighbouring sites would
     diverge as sites come closer: noise over distance.)
 
     Parameters
     ----------
     posterior : of a LossSurface
-    sites : where the surface matters: validation and test sites
+    sites : Sites or array [m, d], where the surface matters: validation and test sites
     quantile : 0.95 by default
     draws : of the surface
     key : int seed or JAX key
@@ -138,15 +156,16 @@ def lipschitz_constant(
     -------
     float, loss per unit of distance (per kilometre on the sphere)
     """
-    found = surface_draws(posterior, draws, key)
-    frame, known = found.model.frame, as_sites("sites", sites, found.model.frame.metric)
-    if len(known) > LOOKED_AT:
-        known = Sites(known.coordinates[as_generator(key).choice(len(known), LOOKED_AT, replace=False)], known.metric)
-    places = frame.coordinates(known)
-    gradient = found.gradients(places)
-    if frame.metric == "sphere" and not frame.flat:  # along the sphere only
-        gradient -= (gradient * places).sum(axis=-1, keepdims=True) * places
+    surfaces = surface_draws(posterior, draws, key)
+    frame = surfaces.model.frame
+    known = as_sites("sites", sites, frame.metric)
+    if len(known) > GRADIENT_SITES:
+        known = known.take(as_generator(key).choice(len(known), GRADIENT_SITES, replace=False))
+    coordinates = frame.coordinates(known)
+    gradient = surfaces.gradients(coordinates)
+    if frame.metric == "sphere" and not frame.flat:  # the component tangent to the sphere
+        gradient -= (gradient * coordinates).sum(axis=-1, keepdims=True) * coordinates
     norm = np.linalg.norm(gradient, axis=-1) / frame.scale
-    if found.model.family in ("log-normal", "gamma"):
-        norm *= found.expected(places)
+    if surfaces.model.family in POSITIVE:  # d exp(f) = exp(f) df
+        norm *= surfaces.expected(coordinates)
     return float(np.quantile(norm, quantile))

@@ -1,29 +1,25 @@
-"""A person answers a campaign's pairs in a notebook: the function that shows the widget, light where it is missing."""
+"""`annotation_widget`: a person answers the pairs of a campaign in a notebook. Imports no anywidget until called."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
+from tercet.designs import campaigns
+from tercet.designs.campaigns.annotators import Texts
 from tercet.designs.campaigns.campaign import AnnotationLoop
-
-if TYPE_CHECKING:
-    from tercet.designs.campaigns.pair_widget import PairWidget
 
 
 def annotation_widget(
     loop: AnnotationLoop,
     budget: int,
     who: str = "me",
-    texts: Mapping[Any, str] | None = None,
+    texts: Texts | None = None,
     question: str = "Which one is better?",
-) -> PairWidget:
+) -> campaigns.PairWidget:
     """Show the pairs of a campaign side by side in a notebook until its store holds `budget` answers.
 
     Left, Right, Tie and Skip are buttons, and keys (left and right arrow or l and r, t, s) while the widget has the
-    focus. Each answer is stored before the next pair is shown; after a batch the model is fitted anew, which takes
-    seconds. Stop at any time: the same cell goes on where the store ends, after a restart of the kernel too. What the
-    kernel has to say (a full disk, a pair answered elsewhere) stands under the cards.
+    focus. Each answer is stored before the next pair is shown; after a batch the model is refitted, which takes
+    seconds. Stop at any time: running the same cell again continues where the store ends, also after a restart of the
+    kernel. Messages (a full disk, a pair answered elsewhere) are shown below the cards.
 
     In JupyterLab, Notebook 7, VS Code and Colab, by anywidget (https://anywidget.dev), an extra:
     `pip install 'tercet[widget]'`.
@@ -34,7 +30,7 @@ def annotation_widget(
     budget : answers in the store at the end, those it holds already included; skips do not count
     who : name of the annotator
     texts : what to show for each id (default: the id itself), as plain text with its line breaks; never as HTML
-    question : asked above each pair
+    question : shown above each pair
 
     Returns
     -------
@@ -62,10 +58,10 @@ def annotation_widget(
     >>> folder.cleanup()
     """
     try:
-        from tercet.designs.campaigns.pair_widget import PairWidget
+        widget = campaigns.PairWidget
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("tercet"):
             raise
-        raise ImportError("the widget needs an extra: pip install 'tercet[widget]'.") from error
+        raise ImportError("annotation_widget needs anywidget: pip install 'tercet[widget]'.") from error
     loop.check_budget(budget, who)
-    return PairWidget(loop, budget, who, texts, question)
+    return widget(loop, budget, who, texts, question)

@@ -1,4 +1,4 @@
-"""Fill distance: how far from every site a point of the domain can be, and the probability the SNN bound sets by it."""
+"""Fill distance: the largest distance from a point of a domain to its nearest site; absolute and relative."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.inference.space.neighbours import Neighbours
-from tercet.models.space.geometry import EARTH_RADIUS, as_sites
+from tercet.models.space.geometry import EARTH_RADIUS, as_sites, shortest_arc
 from tercet.models.space.sites import Sites
 
 LATTICE = 20_000
-"""Points over the domain on the sphere: the fill distance is exact to a hundredth of the domain's side."""
+"""Points of the lattice over a domain on the sphere: the fill distance is accurate to a hundredth of its side."""
 
 
 def fill_distance(sites: Sites | ArrayLike, domain: Sites | ArrayLike) -> float:
@@ -19,7 +19,7 @@ def fill_distance(sites: Sites | ArrayLike, domain: Sites | ArrayLike) -> float:
     Parameters
     ----------
     sites : Sites or array [n, d]
-    domain : Sites or array [m, d], the places that matter
+    domain : Sites or array [m, d], the points that matter
 
     Returns
     -------
@@ -40,14 +40,15 @@ def fill_distance(sites: Sites | ArrayLike, domain: Sites | ArrayLike) -> float:
 
 
 def relative_fill(validation: Sites, test: Sites) -> float:
-    """Fill distance of the validation sites over the box of all sites, per side of that box: no units, at most 1.
+    """Fill distance of the validation sites over the bounding box of all sites, per side of that box; at most 1.
 
     On the plane a power of two r with h / sqrt(d) <= r <= 4 h, h per box side, by recursive bisection of the box. On
-    the sphere the great-circle fill distance of the box in longitude and latitude over the root of the box's area.
+    the sphere the great-circle fill distance of the box in longitude and latitude, divided by the square root of the
+    box's area.
     """
-    if validation.metric == "sphere":
-        return _on_sphere(validation, test)
     both = np.concatenate([validation.coordinates, test.coordinates]).astype(np.float64)
+    if validation.metric == "sphere":
+        return _on_sphere(validation, both[:, 0], both[:, 1])
     return bisected_fill(validation.coordinates, both.min(axis=0), both.max(axis=0))
 
 
@@ -65,37 +66,30 @@ def bisected_fill(points: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> floa
     if d == 0 or len(unit) == 0:
         return 1.0
     depth = 0
-    while 2 ** (depth + 1) <= len(unit) and _all_hold(unit, depth + 1):
+    while 2 ** (depth + 1) <= len(unit) and _every_cell_holds_a_point(unit, depth + 1):
         depth += 1
     return float(2.0 ** -(depth // d))
 
 
-def _all_hold(unit: np.ndarray, depth: int) -> bool:
+def _every_cell_holds_a_point(unit: np.ndarray, depth: int) -> bool:
+    """Whether points [n, d] of the unit cube are in every one of its 2^depth cells."""
     d = unit.shape[1]
     cell = np.zeros(len(unit), dtype=np.int64)
     for axis in range(d):
         parts = 2 ** ((depth - axis + d - 1) // d)
         cell = cell * parts + np.minimum((unit[:, axis] * parts).astype(np.int64), parts - 1)
-    return np.unique(cell).size == 2**depth
+    return len(np.unique(cell)) == 1 << depth
 
 
-def _on_sphere(validation: Sites, test: Sites) -> float:
-    both = np.concatenate([validation.coordinates, test.coordinates]).astype(np.float64)
-    west, width = _arc(both[:, 1])
-    south, north = np.sin(np.radians([both[:, 0].min(), both[:, 0].max()]))
+def _on_sphere(validation: Sites, latitude: np.ndarray, longitude: np.ndarray) -> float:
+    """Fill distance over a Fibonacci lattice in the box of these latitudes and longitudes, relative to its side."""
+    west, width = shortest_arc(longitude)
+    south, north = np.sin(np.radians([latitude.min(), latitude.max()]))
     side = EARTH_RADIUS * np.sqrt(np.radians(width) * (north - south))
     if side == 0:
         return 1.0
     step = np.arange(LATTICE) + 0.5
-    longitude = (west + width * step / LATTICE + 180) % 360 - 180
+    east = (west + width * step / LATTICE + 180) % 360 - 180
     height = south + (north - south) * (step * (np.sqrt(5) - 1) / 2 % 1)
-    lattice = Sites(np.stack([np.degrees(np.arcsin(height)), longitude], axis=1), "sphere")
+    lattice = Sites(np.stack([np.degrees(np.arcsin(height)), east], axis=1), "sphere")
     return min(1.0, float(fill_distance(validation, lattice) / side))
-
-
-def _arc(longitude: np.ndarray) -> tuple[float, float]:
-    """Western end and width, in degrees, of the shortest arc that holds every longitude."""
-    east = np.unique(longitude % 360)
-    gaps = np.diff(np.append(east, east[0] + 360))
-    widest = int(gaps.argmax())
-    return float(east[(widest + 1) % len(east)]), float(360 - gaps[widest])

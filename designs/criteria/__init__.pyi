@@ -1,0 +1,15 @@
+from .baselines import PosteriorVariance as PosteriorVariance
+from .baselines import Random as Random
+from .criterion import Criterion as Criterion
+from .exchange import Exchange as Exchange
+from .lazy_greedy import LazyGreedy as LazyGreedy
+from .objective import Objective as Objective
+from .objective import OneShot as OneShot
+from .optimality import AOptimality as AOptimality
+from .optimality import BatchBALD as BatchBALD
+from .optimality import DOptimality as DOptimality
+from .optimality import VOptimality as VOptimality
+from .search import Greedy as Greedy
+from .search import Search as Search
+from .search import TopK as TopK
+from .search import WeightedDraw as WeightedDraw

@@ -1,0 +1,15 @@
+from .answer_entropies import Entropy as Entropy
+from .answer_entropies import MaxDifference as MaxDifference
+from .answer_entropies import PredictiveEntropy as PredictiveEntropy
+from .certificate import OptimalityGap as OptimalityGap
+from .certificate import Relaxation as Relaxation
+from .coreset import Coreset as Coreset
+from .draws import BALDByDraws as BALDByDraws
+from .draws import EPIGByDraws as EPIGByDraws
+from .epig import EPIG as EPIG
+from .information_gain import BALD as BALD
+from .information_gain import ClosedFormBALD as ClosedFormBALD
+from .joint_entropy import JointEntropy as JointEntropy
+from .published import PastAwareD as PastAwareD
+from .published import PublishedD as PublishedD
+from .published import PublishedXtX as PublishedXtX

@@ -1,0 +1,184 @@
+"""References that were built alike are equal, hash alike and share what was compiled; any other is not equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+from tercet.inference.posteriors.problem import _programs_of_data
+from tercet.models import (
+    Drift,
+    ReferenceSDE,
+    SnapshotModel,
+    big_vortex,
+    brownian,
+    constant_volatility,
+    coupled_springs,
+    diagonal_volatility,
+    gradient_field,
+    lamb_oseen,
+    lotka_volterra,
+    ornstein_uhlenbeck,
+    proportional_volatility,
+    repressilator,
+    simulate,
+)
+from tercet.models.trajectories.structure import structure
+
+
+def pull(theta: Any, x: Any, t: Any) -> Any:
+    return -theta["rate"] * x
+
+
+def push(theta: Any, x: Any, t: Any) -> Any:
+    return theta["rate"] * x
+
+
+def field(kind: str = "mlp", center: float = 0.0, **options: Any) -> Drift:
+    return gradient_field([center, 0.0], [1.0, 2.0], kind, **options)
+
+
+def own(function: Any = pull, sd: float = 1.0, names: tuple[str, ...] = ("x",), affine: bool = False) -> Drift:
+    return Drift(function, {"rate": dist.LogNormal(0.0, sd)}, names, affine)
+
+
+def correlated(root: np.ndarray) -> Drift:
+    return lotka_volterra().with_priors(alpha=dist.MultivariateNormal(np.zeros(2), scale_tril=root))
+
+
+KEY = jax.random.key(1)
+BUILT_ALIKE: dict[str, Callable[[], Any]] = {
+    "brownian": lambda: brownian(2),
+    "ornstein_uhlenbeck": lambda: ornstein_uhlenbeck(2),
+    "lotka_volterra": lotka_volterra,
+    "repressilator": repressilator,
+    "proteins": lambda: repressilator(protein=True),
+    "big_vortex": big_vortex,
+    "lamb_oseen": lambda: lamb_oseen(2),
+    "coupled_springs": lambda: coupled_springs(2, 2),
+    "linear field": lambda: field("linear"),
+    "neural field": field,
+    "prefixed": lambda: lotka_volterra().prefixed("second_"),
+    "sum": lambda: big_vortex() + big_vortex().prefixed("second_"),
+    "array prior": lambda: correlated(np.eye(2)),
+    "constant": constant_volatility,
+    "known constant": lambda: constant_volatility(0.5),
+    "proportional": proportional_volatility,
+    "diagonal": lambda: diagonal_volatility(2),
+    "known diagonal": lambda: diagonal_volatility(2, [0.0, 1.0]),
+    "own": own,
+    "partial": lambda: own(partial(pull)),
+    "reference": lambda: ReferenceSDE(lotka_volterra(), proportional_volatility()),
+    "model": lambda: SnapshotModel(ReferenceSDE(brownian(1), constant_volatility()), start_sd=dist.HalfNormal(1.0)),
+    "model with a key": lambda: SnapshotModel(ReferenceSDE(brownian(1), constant_volatility()), path_key=KEY),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BUILT_ALIKE)
+def test_built_alike_is_equal(case: str) -> None:
+    one, other = BUILT_ALIKE[case](), BUILT_ALIKE[case]()
+    assert one is not other
+    assert one == other
+    assert hash(one) == hash(other)
+    assert {one: 1}[other] == 1
+    for name, build in BUILT_ALIKE.items():
+        assert (one == build()) == (name == case)
+
+
+UNLIKE: dict[str, tuple[Any, Any]] = {
+    "another function": (own(), own(push)),
+    "another argument of a function": (own(partial(pull, 1)), own(partial(pull, 2))),
+    "another name": (own(), own(names=("y",))),
+    "more names": (brownian(2), brownian(3)),
+    "another prior": (own(), own(sd=2.0)),
+    "another family of priors": (own(), own().with_priors(rate=dist.HalfNormal(1.0))),
+    "another array in a prior": (correlated(np.eye(2)), correlated(2.0 * np.eye(2))),
+    "another order of the priors": (
+        Drift(pull, {"rate": dist.HalfNormal(1.0), "level": dist.HalfNormal(1.0)}, ["x"]),
+        Drift(pull, {"level": dist.HalfNormal(1.0), "rate": dist.HalfNormal(1.0)}, ["x"]),
+    ),
+    "affine or not": (own(), own(affine=True)),
+    "another potential": (field("linear"), field("quadratic")),
+    "another centre": (field(), field(center=1.0)),
+    "another width": (field(width=3), field(width=4)),
+    "another prefix": (own().prefixed("a_"), own().prefixed("b_")),
+    "another volatility": (constant_volatility(0.5), constant_volatility(0.6)),
+    "known or learned": (constant_volatility(0.5), constant_volatility()),
+    "constant or proportional": (constant_volatility(0.5), proportional_volatility(0.5)),
+    "another anchor": (
+        SnapshotModel(ReferenceSDE(brownian(1), constant_volatility())),
+        SnapshotModel(ReferenceSDE(brownian(1), constant_volatility()), anchor="consecutive"),
+    ),
+    "two lambdas": (own(lambda theta, x, t: -x), own(lambda theta, x, t: -x)),
+    "something else": (brownian(1), "brownian"),
+}
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_any_difference_is_seen(case: str) -> None:
+    one, other = UNLIKE[case]
+    assert one != other
+    assert one == one
+
+
+def test_functions_that_cannot_be_hashed_go_by_identity() -> None:
+    @dataclass
+    class Scaled:
+        factor: float
+
+        def __call__(self, theta: Any, x: Any, t: Any) -> Any:
+            return self.factor * x
+
+    one, other = Scaled(1.0), Scaled(1.0)
+    assert Drift(one, {}, ["x"]) == Drift(one, {}, ["x"])
+    assert Drift(one, {}, ["x"]) != Drift(other, {}, ["x"])
+    assert hash(Drift(one, {}, ["x"])) == hash(Drift(one, {}, ["x"]))
+
+
+def test_keys_and_arrays_go_by_value() -> None:
+    assert structure(jax.random.key(3)) == structure(jax.random.key(3))
+    assert structure(jax.random.key(3)) != structure(jax.random.key(4))
+    assert structure(np.arange(3)) == structure(np.arange(3))
+    assert structure(np.arange(3)) != structure(np.arange(3.0))
+    assert structure(np.arange(4)) != structure(np.arange(4).reshape(2, 2))
+
+
+def test_equal_references_share_a_program() -> None:
+    """The drift is traced for the first reference of its structure, and never again."""
+    traces = []
+
+    def counted(theta: Any, x: Any, t: Any) -> Any:
+        traces.append(1)
+        return -theta["rate"] * x
+
+    def run(sd: float) -> np.ndarray:
+        sde = ReferenceSDE(own(counted, sd) + brownian(1).prefixed("b_"), constant_volatility(0.1))
+        return simulate(sde, {"rate": 1.0}, np.ones((2, 1)), [0.0, 1.0], step=0.5)
+
+    first = run(1.0)
+    once = len(traces)
+    assert once > 0
+    np.testing.assert_array_equal(run(1.0), first)
+    assert len(traces) == once
+    run(2.0)
+    assert len(traces) == 2 * once, "another prior is another reference"
+
+
+def test_equal_models_share_the_programs_of_their_posterior() -> None:
+    one, other = (SnapshotModel(ReferenceSDE(ornstein_uhlenbeck(1), constant_volatility())) for _ in range(2))
+    assert _programs_of_data(one, True) is _programs_of_data(other, True)
+    assert _programs_of_data(one, True) is not _programs_of_data(SnapshotModel(one.sde, "consecutive"), True)
+
+
+def test_references_are_static_arguments() -> None:
+    run = jax.jit(lambda sde, x: sde.diffusion({}, x, 0.0), static_argnums=0)
+    found = run(ReferenceSDE(brownian(2), constant_volatility(2.0)), jnp.ones(2))
+    np.testing.assert_allclose(found, 4.0 * np.eye(2))
