@@ -77,7 +77,9 @@ class ComparisonModel(Storable):
     def with_prior_sd(self: AnyModel, prior_sd: float | None) -> AnyModel:
         """The same model with another prior scale."""
         if not isinstance(self.head, ScaledHead):
-            raise ValueError(f"{type(self.head).__name__} has no prior scale; derive it from tercet.models.ScaledHead.")
+            raise ValueError(
+                f"{type(self.head).__name__} has no prior scale: heads that have one derive from ScaledHead."
+            )
         return replace(self, head=self.head.with_prior_sd(prior_sd))
 
     @property
