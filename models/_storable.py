@@ -29,6 +29,7 @@ def storable_class(name: str) -> type | None:
 
 
 def _descendants(cls: type) -> Iterator[Any]:
+    child: type
     for child in cls.__subclasses__():
         yield child
         yield from _descendants(child)
