@@ -12,7 +12,7 @@ from tercet.designs.criteria.candidates import Candidates
 from tercet.designs.criteria.criterion import Criterion, as_criterion
 from tercet.designs.criteria.pools import Pool
 from tercet.designs.criteria.search import Limits
-from tercet.models._inputs import as_floats, as_generator
+from tercet.models._inputs import KeyLike, as_floats, as_generator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ def select(
     criterion: str | Criterion = DEFAULT,
     target: Any = None,
     cost: ArrayLike | None = None,
-    key: Any = 0,
+    key: KeyLike = 0,
     random_batches: int = RANDOM_BATCHES,
 ) -> Selection:
     """Choose the candidates to measure next.

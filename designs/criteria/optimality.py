@@ -224,8 +224,7 @@ class VOptimality(GaussianObjective):
         v = state.v[some]
         fall, spread = v * state.c[some], v * state.q[some]
         spread += 1.0
-        np.divide(fall, spread, out=fall)
-        return fall
+        return np.asarray(np.divide(fall, spread, out=fall))
 
     def tile(self, pool: TiledPool) -> Tile[LinearPool, GaussianState] | None:
         if self.plug_in:

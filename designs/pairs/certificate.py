@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -14,12 +14,15 @@ from tercet.designs.pairs.candidates import Scheme
 from tercet.designs.pairs.pair_candidates import pair_candidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.select import Selection
-from tercet.models._inputs import as_pairs
+from tercet.inference.posteriors.posterior import Posterior
+from tercet.inference.preferences.reward_view import RewardView, on
+from tercet.models._inputs import KeyLike, as_pairs
 from tercet.models.items.items import Items
+from tercet.models.preferences.comparisons import Comparisons
 
 
 class Relaxation(NamedTuple):
-    """Weights of candidates that come near the best D-optimal design of a size.
+    """Weights of candidates near the best D-optimal design of a size.
 
     Attributes
     ----------
@@ -52,12 +55,12 @@ class OptimalityGap(NamedTuple):
 
 def relaxation(
     items: Items | ArrayLike,
-    posterior: Any,
+    posterior: Posterior | RewardView,
     budget: int,
     *,
     candidates: Scheme | int | ArrayLike = "random",
-    exclude: Any = None,
-    key: Any = 0,
+    exclude: Comparisons | ArrayLike | None = None,
+    key: KeyLike = 0,
     steps: int = 100,
     tolerance: float = 0.005,
 ) -> Relaxation:
@@ -96,7 +99,8 @@ def relaxation(
     >>> bool(picked.gains.sum() <= best.bound)
     True
     """
-    pool = pair_candidates(items, posterior, candidates, exclude, key).pool(posterior, None)
+    view = on(posterior, items)
+    pool = pair_candidates(view, candidates, exclude, key).pool(view, None)
     if not (0 <= budget <= len(pool) and budget == int(budget)):
         raise ValueError(f"budget must be a whole number between 0 and the {len(pool):,} candidates, got {budget}.")
     return _frank_wolfe(pool, int(budget), steps, tolerance)
@@ -105,11 +109,11 @@ def relaxation(
 def optimality_gap(
     selection: Selection | ArrayLike,
     items: Items | ArrayLike,
-    posterior: Any,
+    posterior: Posterior | RewardView,
     *,
     candidates: Scheme | int | ArrayLike = "random",
-    exclude: Any = None,
-    key: Any = 0,
+    exclude: Comparisons | ArrayLike | None = None,
+    key: KeyLike = 0,
     steps: int = 100,
     tolerance: float = 0.005,
 ) -> OptimalityGap:
@@ -131,33 +135,34 @@ def optimality_gap(
     ----------
     Frank, Wolfe (1956), Naval Research Logistics Quarterly 3; Jaggi (2013), ICML.
     """
-    known = pair_candidates(items, posterior, candidates, exclude, key)
-    chosen = as_pairs(selection.chosen if isinstance(selection, Selection) else selection, len(known.items))
-    among = {tuple(pair) for pair in known.pairs.tolist()}
-    strange = [pair for pair in map(tuple, chosen.tolist()) if pair not in among]
-    if strange or len({tuple(pair) for pair in chosen.tolist()}) < len(chosen):
+    view = on(posterior, items)
+    listed = pair_candidates(view, candidates, exclude, key)
+    pairs = as_pairs(selection.chosen if isinstance(selection, Selection) else selection, len(listed.items))
+    batch = [tuple(pair) for pair in pairs.tolist()]
+    position = {tuple(pair): k for k, pair in enumerate(listed.pairs.tolist())}
+    others = [pair for pair in batch if pair not in position]
+    if others or len(set(batch)) < len(batch):
         raise ValueError(
-            f"the batch must be different pairs among the candidates, got {strange[0] if strange else 'one twice'}; "
+            f"the batch must be different pairs among the candidates, got {others[0] if others else 'one twice'}; "
             "pass the candidates, exclude and key that were given to select_pairs."
         )
-    pool = known.pool(posterior, None)
-    place = {tuple(pair): k for k, pair in enumerate(known.pairs.tolist())}
+    pool = listed.pool(view, None)
     weights = np.zeros(len(pool))
-    weights[[place[tuple(pair)] for pair in chosen.tolist()]] = 1.0
+    weights[[position[pair] for pair in batch]] = 1.0
     value = float(np.linalg.slogdet(_information(pool, weights))[1])
-    bound = max(_frank_wolfe(pool, len(chosen), steps, tolerance, weights).bound, value)  # rounding may cross them
+    bound = max(_frank_wolfe(pool, len(batch), steps, tolerance, weights).bound, value)  # up to rounding
     return OptimalityGap(value, bound, value / bound if bound > 0 else 1.0)
 
 
 def _frank_wolfe(
-    pool: PairPool, budget: int, steps: int, tolerance: float, start: np.ndarray | None = None
+    pool: PairPool, budget: int, steps: int, tolerance: float, batch: np.ndarray | None = None
 ) -> Relaxation:
-    """From even weights; a batch to start from gives a first bound of its own."""
+    """Starts from even weights; a batch gives a first bound of its own."""
     if budget == 0:
         return Relaxation(np.zeros(len(pool)), 0.0, 0.0, 0.0)
     bound = np.inf
-    if start is not None:
-        value, gap, _ = _certificate(pool, start, budget)
+    if batch is not None:
+        value, gap, _ = _certificate(pool, batch, budget)
         bound = value + gap
     weights = np.full(len(pool), budget / len(pool))
     for _ in range(steps):
@@ -172,7 +177,7 @@ def _frank_wolfe(
 def _certificate(pool: PairPool, weights: np.ndarray, budget: int) -> tuple[float, float, np.ndarray]:
     """Value, duality gap and the vertex [m] that the gradient points to."""
     factor = scipy.linalg.cholesky(_information(pool, weights), lower=True)
-    root = scipy.linalg.solve_triangular(factor, _root(pool).T, lower=True).T
+    root = scipy.linalg.solve_triangular(factor, pool.root.T, lower=True).T
     gradient = pool.expected_information * pool.squared_norms(root)
     vertex = np.zeros(len(pool))
     vertex[np.argpartition(-gradient, budget - 1)[:budget]] = 1.0
@@ -181,8 +186,8 @@ def _certificate(pool: PairPool, weights: np.ndarray, budget: int) -> tuple[floa
 
 def _line_search(pool: PairPool, weights: np.ndarray, vertex: np.ndarray) -> float:
     """The step in [0, 1] that maximises f: f is sum_k log(1 + step l_k) along it, l eigenvalues of the difference."""
-    here = _information(pool, weights)
-    change = scipy.linalg.eigh(_information(pool, vertex) - here, here, eigvals_only=True)
+    current = _information(pool, weights)
+    change = scipy.linalg.eigh(_information(pool, vertex) - current, current, eigvals_only=True)
 
     def slope(step: float) -> float:
         return float((change / (1.0 + step * change)).sum())
@@ -192,13 +197,8 @@ def _line_search(pool: PairPool, weights: np.ndarray, vertex: np.ndarray) -> flo
     return float(scipy.optimize.brentq(slope, 0.0, 1.0 - 1e-9)) if slope(0.0) > 0 else 0.0
 
 
-def _root(pool: PairPool) -> Float[np.ndarray, "p k"]:
-    """R with R R' = A, the order effect included."""
-    return pool.root
-
-
 def _information(pool: PairPool, weights: np.ndarray) -> Float[np.ndarray, "k k"]:
     """Posterior precision in units of what it is now: I + R' (sum_i w_i v_i d_i d_i') R."""
-    root, kept = _root(pool), np.flatnonzero(weights)
+    root, kept = pool.root, np.flatnonzero(weights)
     gram = pool.gram(pool.pairs[kept], weights[kept] * pool.expected_information[kept])
-    return np.eye(root.shape[1]) + root.T @ gram @ root
+    return np.asarray(np.eye(root.shape[1]) + root.T @ gram @ root)

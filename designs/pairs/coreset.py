@@ -1,4 +1,4 @@
-"""The coreset of Huggins, Campbell and Broderick: candidates drawn by how much a logistic likelihood can miss them."""
+"""The coreset of Huggins, Campbell and Broderick: candidates drawn by bounds on their sensitivity."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def sensitivity(clusters: Clusters, radius: float) -> Float[np.ndarray, " m"]:
     size[rows, clusters.label] -= 1.0
     # Without row n the mean of its own cluster is (s mean - d_n) / (s - 1): farther from d_n by s / (s - 1).
     distance[rows, clusters.label] *= own / np.maximum(own - 1.0, 1.0)
-    return len(rows) / (1.0 + (size * np.exp(-radius * distance)).sum(axis=1))
+    return np.asarray(len(rows) / (1.0 + (size * np.exp(-radius * distance)).sum(axis=1)))
 
 
 def cluster(pool: PairPool, k: int, rounds: int, rng: np.random.Generator) -> Clusters:
-    """Cluster the differences: k-means++, then Lloyd's rounds. Rows are met through products with the centres only."""
+    """Cluster the differences: k-means++, then Lloyd's rounds. Rows are read through products with the centres only."""
     squares = pool.squared_norms(np.eye(len(pool.root)))
     centers = _spread_centers(pool, squares, k, rng)
     label = _squared_distances(pool, squares, centers).argmin(axis=1)
@@ -94,7 +94,7 @@ def _spread_centers(pool: PairPool, squares: np.ndarray, k: int, rng: np.random.
 def _squared_distances(pool: PairPool, squares: np.ndarray, centers: np.ndarray) -> Float[np.ndarray, "m k"]:
     columns = [squares - 2.0 * pool.along(pool.levels(center)) + center @ center for center in centers]
     distances = np.stack(columns, axis=1)
-    # What is left of squares that cancel is rounding: a row is its own neighbour exactly.
+    # Squares that cancel leave rounding: the distance of a row to itself is exactly zero.
     distances[distances < 1e-12 * (1.0 + squares[:, None])] = 0.0
     return distances
 

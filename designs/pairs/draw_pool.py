@@ -16,9 +16,9 @@ from tercet.inference.preferences.reward_view import RewardView
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 
-BLOCK = 250_000
+AT_ONCE = 250_000
 """Numbers (candidates x draws) that are held at once: they stay in the cache."""
-ROWS = 256
+FORWARD = 256
 """Items that go through a network at once: its hidden layers hold draws x items x units numbers."""
 
 
@@ -28,11 +28,11 @@ class DrawPool(Pool):
 
     Attributes
     ----------
-    pairs : int [m, 2], places among the rewards
+    pairs : int [m, 2], positions among the rewards
     model : the likelihood
     rewards : draws of the rewards of the items that occur, an item a row
     sites : draws of the other sites, by name
-    annotator : int [m], who would answer each (None: somebody of precision 1)
+    annotator : int [m], who would answer each (None: an annotator of precision 1)
     ordered : whether the first of a pair is shown first (targets are not)
     target : target pairs under the same draws, for criteria that read them
     """
@@ -51,7 +51,7 @@ class DrawPool(Pool):
     @property
     def draws(self) -> int:
         """Number of draws."""
-        return self.rewards.shape[1]
+        return int(self.rewards.shape[1])
 
     def take(self, index: np.ndarray) -> DrawPool:
         """The pool of these candidates only."""
@@ -71,11 +71,11 @@ class DrawPool(Pool):
             logit += self.sites["order_effect"]
         if self.annotator is not None:
             logit *= self.sites["precision"].T[self.annotator[block]]
-        return logit
+        return np.asarray(logit)
 
     def blocks(self) -> Iterator[slice]:
         """Candidates, some at a time."""
-        size = max(1, BLOCK // self.draws)
+        size = max(1, AT_ONCE // self.draws)
         return (slice(start, start + size) for start in range(0, len(self), size))
 
     def probabilities(self, block: slice) -> Float[np.ndarray, "b s K"]:
@@ -113,18 +113,18 @@ class DrawPool(Pool):
 
 
 def draw_pool(view: RewardView, pairs: np.ndarray, annotator: np.ndarray | None, draws: int) -> DrawPool:
-    """Pairs of items under at most this many draws; only the items that occur are looked at."""
+    """Pairs of items under at most this many draws; the rewards of other items are not computed."""
     model, known, sites = view.model, view.items, view.draws(draws)
     if model.head.per_item:
         codes, parts = pairs, iter([known])  # abilities are those of all items at once
     else:
         used, codes = np.unique(pairs, return_inverse=True)
-        shown: Any = known.features[used] if len(used) else np.empty((0, 1))  # read at once, where they are on disk
-        parts = (Items(shown[start : start + ROWS]) for start in range(0, len(used), ROWS))
+        features: Any = known.features[used] if len(used) else np.empty((0, 1))  # read at once, where they are on disk
+        parts = (Items(features[start : start + FORWARD]) for start in range(0, len(used), FORWARD))
     rewards = [np.asarray(model.head.rewards(sites, part), np.float64).T for part in parts]
     count = len(next(iter(sites.values())))
     joined = np.concatenate([np.empty((0, count)), *rewards])
     if len(joined):
-        joined -= joined.mean(axis=0)  # each draw of a network has an origin of its own, which no pair sees
+        joined -= joined.mean(axis=0)  # each draw of a network has an origin of its own, which cancels in pairs
     others = {name: np.asarray(values, np.float64) for name, values in sites.items()}
     return DrawPool(codes.reshape(-1, 2), model, joined, others, annotator)

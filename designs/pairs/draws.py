@@ -13,6 +13,7 @@ from tercet.designs.pairs.answers import entropy, mutual_information_of_answers
 from tercet.designs.pairs.draw_pool import DrawPool, draw_pool
 from tercet.designs.pairs.pair_objectives import OfPairsByDraws, as_pair_candidates
 from tercet.designs.pairs.targets import target_pairs
+from tercet.inference.preferences.reward_view import on
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class EPIGByDraws(OneShot[DrawPool]):
     def pool(self, candidates: HasPool, posterior: Any, target: Any) -> DrawPool:
         pairs = as_pair_candidates(self, candidates)
         items, listed = target_pairs(pairs.items, target, self.targets, self.key)
-        targets = replace(draw_pool(posterior, items, listed, None, self.draws), ordered=False)
+        targets = replace(draw_pool(on(posterior, items), listed, None, self.draws), ordered=False)
         return replace(pairs.draw_pool(posterior, self.draws), target=targets)
 
     def scores(self, pool: DrawPool, rng: np.random.Generator) -> Float[np.ndarray, " m"]:

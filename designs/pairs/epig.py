@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +80,7 @@ class EPIG(Objective[TargetedPool, EPIGState]):
 
     def score(self, state: EPIGState, some: Part = ALL) -> Float[np.ndarray, " b"]:
         positions = np.arange(len(state.pool))[some]
-        pool = replace(state.pool, pairs=state.pool.pairs[positions])
+        pool = state.pool.take(positions)
         return predictive_information(pool, state.gaussian.q[positions], state.cross[positions], state.spread)
 
     def update(self, state: EPIGState, index: int) -> EPIGState:
@@ -124,8 +124,8 @@ def hermite_coefficients(
     """Coefficients f_ak [m, K - 1, degree + 1] of all answers but the last, r ~ Normal(mean, variance)."""
     logit = mean[:, None] + np.sqrt(variance)[:, None] * NODES
     if model.link is not None:
-        return (model.link.probability(-logit) @ _BASIS)[:, None]
-    return np.moveaxis(model.probabilities(logit, sites)[..., :-1], -1, 1) @ _BASIS
+        return np.asarray(model.link.probability(-logit) @ _BASIS)[:, None]
+    return np.asarray(np.moveaxis(model.probabilities(logit, sites)[..., :-1], -1, 1) @ _BASIS)
 
 
 def answer_covariance(f: np.ndarray, g: np.ndarray, rho: np.ndarray) -> Float[np.ndarray, "m t"]:
@@ -138,4 +138,4 @@ def answer_covariance(f: np.ndarray, g: np.ndarray, rho: np.ndarray) -> Float[np
         total *= rho
         total += np.multiply.outer(f[:, k], g[:, k], out=term)
     total *= rho
-    return total
+    return np.asarray(total)

@@ -80,7 +80,7 @@ class JointEntropy(OfPairsByDraws, Objective[DrawPool, JointState]):
         positions = np.arange(len(state.noise))[some]
         parts = [positions[start : start + AT_ONCE] for start in range(0, len(positions), AT_ONCE)]
         gains = [self._entropy(state, state.answers[:, part]) - state.noise[part] for part in parts]
-        return np.maximum(np.concatenate([np.empty(0), *gains]), 0.0)
+        return np.asarray(np.maximum(np.concatenate([np.empty(0), *gains]), 0.0))
 
     def update(self, state: JointState, index: int) -> JointState:
         joint, rng = state.weights[:, None] * state.answers[:, index], state.rng  # joint [c, K, s]
@@ -100,7 +100,7 @@ class JointEntropy(OfPairsByDraws, Objective[DrawPool, JointState]):
         """Mean entropy of answers [K, b, s] over the configurations."""
         known = [state.weights @ p.T for p in answers[:-1]]  # the last answer takes what is left
         last = np.clip(1.0 - np.sum(known, axis=0), 0.0, 1.0)
-        return state.share @ entropy(np.stack([*known, last], axis=-1))
+        return np.asarray(state.share @ entropy(np.stack([*known, last], axis=-1)))
 
 
 def _resample(share: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

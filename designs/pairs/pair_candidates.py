@@ -21,8 +21,10 @@ from tercet.designs.pairs.target_moments import Target, target_matrix
 from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.reward_view import RewardView, comparison_model, on
+from tercet.models._inputs import KeyLike
 from tercet.models.items.features import Features
 from tercet.models.items.items import Items
+from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.heads import LinearInParameters
 
 BY_DRAWS = "'BALD (draws)', 'EPIG (draws)' or 'BatchBALD (joint entropy)'"
@@ -100,7 +102,7 @@ class PairCandidates(AbstractPairCandidates):
 
     def picks(self, chosen: np.ndarray) -> Int[np.ndarray, "b 2"]:
         """The pairs at these positions."""
-        return self.pairs[chosen]
+        return np.asarray(self.pairs[chosen])
 
     def annotators(self, chosen: np.ndarray) -> Int[np.ndarray, " b"] | None:
         """Who would answer the candidates at these positions, as positions among the annotators of the fit."""
@@ -127,7 +129,11 @@ class PairCandidates(AbstractPairCandidates):
 
 
 def pair_candidates(
-    view: RewardView, candidates: Scheme | int | ArrayLike, exclude: Any, key: Any, n: int | None = None
+    view: RewardView,
+    candidates: Scheme | int | ArrayLike,
+    exclude: Comparisons | ArrayLike | None,
+    key: KeyLike,
+    n: int | None = None,
 ) -> PairCandidates:
     """The candidates of `select_pairs`: the same arguments give the same pairs."""
     return PairCandidates(view.items, listed_pairs(view.items, candidates, key, exclude, n))

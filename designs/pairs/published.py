@@ -47,13 +47,13 @@ class PublishedD(OfPairs, OneShot[PairPool]):
         return pool.ranking(_product, {"M": root}, _quarter, self.reads)
 
     def _scores(self, pool: PairPool, root: np.ndarray) -> Float[np.ndarray, " m"]:
-        return self._information(pool) * pool.squared_norms(root)
+        return np.asarray(self._information(pool) * pool.squared_norms(root))
 
     def _information(self, pool: PairPool) -> Float[np.ndarray, " m"]:
         return pool.information
 
     def _matrix(self, pool: PairPool, gram: np.ndarray) -> Float[np.ndarray, "p p"]:
-        return gram + self.ridge * np.eye(len(gram))
+        return np.asarray(gram + self.ridge * np.eye(len(gram)))
 
     def _root(self, pool: PairPool, gram: np.ndarray) -> Float[np.ndarray, "p p"]:
         """R with R R' = M^-1, given the sum over all candidates of v d d'."""
@@ -65,7 +65,7 @@ class PublishedD(OfPairs, OneShot[PairPool]):
                 f"the matrix M of {name} is not positive definite with ridge={self.ridge:g}: the candidates do not "
                 f"span all features; raise it, {name}(ridge=1e-3), or use 'greedy D'."
             ) from error
-        return scipy.linalg.solve_triangular(factor, np.eye(len(factor)), lower=True).T
+        return np.asarray(scipy.linalg.solve_triangular(factor, np.eye(len(factor)), lower=True).T)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class PastAwareD(PublishedD):
                 "load(path, items, comparisons), or use a criterion that reads the posterior, such as 'greedy D'."
             )
         logit = pool.rewards.difference(pool.asked, pool.model.covariates(len(pool.asked))).mean
-        return super()._matrix(pool, gram) + pool.gram(pool.asked, pool.model.information(logit, pool.sites))
+        answered = pool.gram(pool.asked, pool.model.information(logit, pool.sites))
+        return np.asarray(super()._matrix(pool, gram) + answered)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,29 +14,31 @@ from tercet.designs.pairs.candidates import Scheme, as_mask, count_pairs
 from tercet.designs.pairs.pair_candidates import PairCandidates, pair_candidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.registry import CRITERIA
+from tercet.designs.pairs.target_moments import Target
 from tercet.designs.pairs.tiled.all_pairs import AllPairsPool, choose_from_all
 from tercet.designs.pairs.tiled.pair_scores import AllPairs
 from tercet.designs.pairs.tiled.tiles import TILING, Tiling
 from tercet.designs.select import DEFAULT, RANDOM_BATCHES, Selection, check_budget, expected_random, select
+from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.reward_view import RewardView, on
-from tercet.models._inputs import as_generator, as_pairs
+from tercet.models._inputs import KeyLike, as_generator, as_pairs
 from tercet.models.items.items import Items
-from tercet.models.preferences.comparison_models import ComparisonModel
+from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.links import Logistic
 
 
 def select_pairs(
     items: Items | ArrayLike,
-    posterior: Any,
+    posterior: Posterior | RewardView,
     budget: int | float,
     *,
     candidates: Scheme | int | ArrayLike = "random",
     criterion: str | Criterion = DEFAULT,
-    target: Any = None,
+    target: Target = None,
     cost: ArrayLike | None = None,
-    exclude: Any = None,
+    exclude: Comparisons | ArrayLike | None = None,
     annotators: Literal["all"] | Sequence[Hashable] | None = None,
-    key: Any = 0,
+    key: KeyLike = 0,
     random_batches: int = RANDOM_BATCHES,
     tiling: Tiling = TILING,
 ) -> Selection:
@@ -91,25 +93,26 @@ def select_pairs(
     ((5, 2), True)
     """
     view = on(posterior, items)
-    known = view.items
-    mask = as_mask(candidates, len(known))
+    mask = as_mask(candidates, len(view.items))
     if cost is not None and (isinstance(candidates, (str, int, np.integer)) or mask is not None or exclude is not None):
         raise ValueError("cost needs an explicit array of candidates, one entry a row, and no exclude.")
     rule = as_criterion(criterion, CRITERIA)
     whole = isinstance(candidates, str) and candidates in ("all", "cross-prompt")
     if cost is None and annotators is None and (whole or mask is not None):
         scheme: Any = candidates if mask is None else mask
-        available = count_pairs(known, scheme, exclude)
+        available = count_pairs(view.items, scheme, exclude)
         if available > tiling.listed:
             check_budget(budget, available)
-            pool = _all_pairs(
-                view, scheme, target=target, exclude=exclude, key=key,
-                sample=random_batches * int(budget), available=available, tiling=tiling,
-            )  # fmt: skip
-            tile = rule.tile(pool) if _has_tiles(view.model) else None
+            size = min(random_batches * max(1, int(budget)), available)
+
+            def sample() -> PairPool:
+                return pair_candidates(view, scheme, exclude, key, size).pool_of_items(view, target)
+
+            pool = _all_pairs(view, scheme, exclude, sample=sample, tiling=tiling)
+            tile = rule.tile(pool) if _has_tiles(view) else None
             if tile is not None:
                 return _select_in_tiles(rule, tile, pool, int(budget), key=key, random_batches=random_batches)
-            _check_may_be_listed(known, available, rule)
+            _check_may_be_listed(view.items, available, rule)
     chosen_from = pair_candidates(view, candidates, exclude, key)
     if annotators is not None:
         single = len(chosen_from)
@@ -121,29 +124,25 @@ def select_pairs(
     )  # fmt: skip
 
 
-def _has_tiles(model: ComparisonModel) -> bool:
-    """Whether tiles know the information of an answer: that of Bradley-Terry without an order effect."""
-    return isinstance(model.link, Logistic) and not model.effects
+def _has_tiles(view: RewardView) -> bool:
+    """Whether tiles know the information of an answer: that of Bradley-Terry without covariates."""
+    return isinstance(view.model.link, Logistic) and not view.model.effects
 
 
 def _all_pairs(
-    view: RewardView, scheme: Any, *, target: Any, exclude: Any, key: Any, sample: int, available: int,
+    view: RewardView, scheme: Any, exclude: Comparisons | ArrayLike | None, *, sample: Callable[[], PairPool],
     tiling: Tiling,
 ) -> AllPairsPool:  # fmt: skip
-    """All pairs of a scheme or a mask, and how to draw some of them."""
-    excluded = None if exclude is None else as_pairs(getattr(exclude, "pairs", exclude), len(view.items))
+    """All pairs of a scheme or a mask."""
+    excluded = None
+    if exclude is not None:
+        excluded = as_pairs(exclude.pairs if isinstance(exclude, Comparisons) else exclude, len(view.items))
     mask = None if isinstance(scheme, str) else scheme
-    pairs = AllPairs(view.items, mask is None and scheme == "cross-prompt", excluded, mask)
-
-    def make_sample() -> PairPool:
-        some = pair_candidates(view, scheme, exclude, key, min(max(1, sample), available))
-        return some.pool_of_items(view, target)
-
-    return AllPairsPool(pairs, make_sample, tiling)
+    return AllPairsPool(AllPairs(view.items, mask is None and scheme == "cross-prompt", excluded, mask), sample, tiling)
 
 
 def _select_in_tiles(
-    rule: Criterion, tile: Tile[PairPool, Any], pool: AllPairsPool, budget: int, *, key: Any, random_batches: int
+    rule: Criterion, tile: Tile[PairPool, Any], pool: AllPairsPool, budget: int, *, key: KeyLike, random_batches: int
 ) -> Selection:
     """The same selection from more pairs than are worth listing."""
     pairs, gains = choose_from_all(rule, tile, pool, budget)

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from tercet.designs.criteria.candidates import Candidates
 from tercet.designs.criteria.pools import Pool
 from tercet.models.space.geometry import from_chord
+from tercet.models.space.sites import Metric
 
 THREADED = 10_000
 """Queries below which starting threads costs more than they save."""
@@ -21,7 +22,7 @@ THREADED = 10_000
 
 @dataclass(frozen=True, eq=False)
 class FillPool(Pool):
-    """m candidates and n targets by their positions in straight-line coordinates (unit vectors on the sphere).
+    """m candidate and n target sites by their positions (unit vectors on the sphere), for straight-line distances.
 
     Attributes
     ----------
@@ -31,7 +32,7 @@ class FillPool(Pool):
     reach : what an infinite distance counts as, in the units of the metric
     """
 
-    metric: str
+    metric: Metric
     points: Float[np.ndarray, "m q"]
     targets: Float[np.ndarray, "n q"]
     start: Float[np.ndarray, " n"]
@@ -50,27 +51,27 @@ class FillPool(Pool):
         return self.nearest_of(np.ones(len(self), dtype=bool))
 
     def nearest_of(self, some: np.ndarray) -> Float[np.ndarray, " n"]:
-        """The same for some of the candidates (boolean [m]) only."""
+        """Straight-line distance of each target to the nearest of some candidates (booleans [m])."""
         if not some.any():
             return np.full(len(self.targets), np.inf)
         return nearest_distances(self.points[some], self.targets)
 
     def length(self, chord: Any) -> Any:
-        """Straight-line distances in the units of the metric."""
+        """Straight-line distances in the units of the metric, at most `reach`."""
         return np.minimum(from_chord(self.metric, chord), self.reach)
 
-    def columns(self, chosen: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
-        """Fill distance after each pick (gains are those of `KCentre`)."""
-        left, after = self.start, []
+    def columns(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Fill distance after each pick."""
+        distance, after = self.start, []
         for index in chosen:
-            left = np.minimum(left, straight(self.points[index], self.targets))
-            after.append(self.length(left.max()))
+            distance = np.minimum(distance, straight(self.points[index], self.targets))
+            after.append(self.length(distance.max()))
         return {"fill_distance": np.array(after, dtype=np.float64)}
 
 
 def nearest_distances(points: np.ndarray, others: np.ndarray) -> Float[np.ndarray, " n"]:
     """Straight-line distance of each of the other positions to the nearest point."""
-    return cKDTree(points).query(others, workers=-1 if len(others) > THREADED else 1)[0]
+    return np.asarray(cKDTree(points).query(others, workers=-1 if len(others) > THREADED else 1)[0])
 
 
 def straight(point: np.ndarray, others: np.ndarray) -> Float[np.ndarray, " n"]:

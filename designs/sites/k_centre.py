@@ -73,8 +73,8 @@ class KCentre(Objective[FillPool, FillState]):
     def choose(self, state: FillState, free: np.ndarray, price: np.ndarray | None = None) -> Pick | None:
         pool = state.pool
         # All candidates first: a tree of the free ones is needed only where those that would help are too dear.
-        for nearest in (lambda: pool.nearest, lambda: pool.nearest_of(free)):
-            far = _farthest(state, nearest())
+        for some in (None, free):
+            far = _farthest(state, pool.nearest if some is None else pool.nearest_of(some))
             if far is None:
                 break
             fall, nearer = self._fall(state, far)

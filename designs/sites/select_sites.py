@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.designs.criteria.criterion import Criterion
 from tercet.designs.select import RANDOM_BATCHES, Selection, select
 from tercet.designs.sites.candidates import SiteCandidates
-from tercet.models._inputs import as_floats
+from tercet.inference.posteriors.posterior import Posterior
+from tercet.models._inputs import KeyLike, as_floats
 from tercet.models.space.geometry import as_sites
 from tercet.models.space.loss_surfaces import LossSurface
-from tercet.models.space.sites import Sites
+from tercet.models.space.sites import Metric, Sites
 
 
 def select_sites(
     candidates: SiteCandidates | Sites | ArrayLike,
-    posterior: Any,
+    posterior: Posterior | None,
     budget: int | float,
     *,
     criterion: str | Criterion | None = None,
@@ -26,8 +25,8 @@ def select_sites(
     target: Sites | ArrayLike | None = None,
     target_weights: ArrayLike | None = None,
     cost: ArrayLike | None = None,
-    exclude: Any = None,
-    key: Any = 0,
+    exclude: Sites | ArrayLike | None = None,
+    key: KeyLike = 0,
     random_batches: int = RANDOM_BATCHES,
 ) -> Selection:
     """Choose at which sites labels should be collected next.
@@ -119,9 +118,9 @@ def select_sites(
     return picked._replace(table=picked.table.assign(cost=spent))
 
 
-def _metric(posterior: Any, *others: Any) -> str:
+def _metric(posterior: Posterior | None, *others: Sites | ArrayLike | None) -> Metric:
     """The metric of arrays of coordinates: that of the other sites, or of the fitted surface."""
-    known: list[str] = [each.metric for each in others if isinstance(each, Sites)]
-    if posterior is not None and isinstance(posterior.context.model, LossSurface):
-        known.append(posterior.context.model.frame.metric)
+    known: list[Metric] = [each.metric for each in others if isinstance(each, Sites)]
+    if posterior is not None and isinstance(model := posterior.model, LossSurface):
+        known.append(model.frame.metric)
     return known[0] if known else "plane"

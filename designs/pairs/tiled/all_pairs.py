@@ -55,7 +55,7 @@ class AllPairsPool(TiledPool):
     @property
     def root(self) -> Float[np.ndarray, "p k"]:
         """R with R R' = A."""
-        return self.sample.rewards.root
+        return self.sample.root
 
     @property
     def target_root(self) -> Float[np.ndarray, "p p"]:

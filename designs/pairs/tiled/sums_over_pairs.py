@@ -25,7 +25,7 @@ def scatter_of_all(candidates: AllPairs, pool: PairPool) -> Float[np.ndarray, "p
     if candidates.prompt is not None:
         total -= within_prompts(features, candidates.prompt)
     excluded = _excluded(candidates)
-    return total - pool.gram(excluded, np.ones(len(excluded)))
+    return np.asarray(total - pool.gram(excluded, np.ones(len(excluded))))
 
 
 def information_of_all(candidates: AllPairs, pool: PairPool, side: int = 1024) -> Float[np.ndarray, "p p"]:
@@ -58,7 +58,7 @@ def information_of_all(candidates: AllPairs, pool: PairPool, side: int = 1024) -
     excluded = _excluded(candidates)
     logit = mean[excluded[:, 0]] - mean[excluded[:, 1]]
     total = (rows * degree[:, None]).T @ rows - crossed
-    return total - pool.gram(excluded, pool.model.information(logit, pool.sites))
+    return np.asarray(total - pool.gram(excluded, pool.model.information(logit, pool.sites)))
 
 
 def _excluded(candidates: AllPairs) -> Int[np.ndarray, "x 2"]:

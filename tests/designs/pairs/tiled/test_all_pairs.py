@@ -12,6 +12,7 @@ from tercet.designs.pairs.candidates import count_pairs
 from tercet.designs.pairs.pair_candidates import pair_candidates
 from tercet.designs.pairs.tiled import all_pairs, pair_scores, sums_over_pairs, tiles
 from tercet.inference import laplace
+from tercet.inference.preferences import on
 from tercet.models import AbilityHead, BradleyTerry, Items, LinearHead, Thurstone
 from tercet.models.preferences.links import Logistic
 
@@ -150,7 +151,7 @@ def test_the_matrices_of_the_published_designs(across, seed):
     fit = laplace(BradleyTerry(), Items(items.features + 30.0, prompt=items.prompt), answers)
     scheme = "cross-prompt" if across else "all"
     out = np.concatenate([answers.pairs, answers.pairs[:5, ::-1], [[0, 1], [0, 53]]])
-    listed = pair_candidates(items, fit, scheme, out, 0).pool(fit, None)
+    listed = pair_candidates(on(fit, items), scheme, out, 0).pool(fit, None)
     everything = pair_scores.AllPairs(items, across, out)
     expected = listed.gram(listed.pairs, np.ones(len(listed)))
     np.testing.assert_allclose(sums_over_pairs.scatter_of_all(everything, listed), expected, rtol=1e-9, atol=1e-9)
@@ -210,13 +211,12 @@ def test_a_mask_in_tiles_is_a_list_of_its_pairs(criterion, masked, small_tiles):
     np.testing.assert_allclose(tiled.gains, listed.gains, rtol=1e-9)
 
 
-def test_a_mask_is_listed_where_it_is_small(masked, monkeypatch):
+def test_a_mask_is_listed_where_it_is_small(masked):
     data, fit, mask, allowed = masked
-    monkeypatch.setattr("tercet.designs.pairs.candidates.MASKED_ROWS", 7)
-    np.testing.assert_array_equal(candidate_pairs(data.items, mask), allowed)
-    left = candidate_pairs(data.items, mask, exclude=data.comparisons)
-    assert len(left) == count_pairs(data.items, mask, data.comparisons) < len(allowed)
-    assert count_pairs(data.items, mask) == len(allowed)
+    np.testing.assert_array_equal(candidate_pairs(data.items, mask, mask_rows=7), allowed)
+    left = candidate_pairs(data.items, mask, exclude=data.comparisons, mask_rows=7)
+    assert len(left) == count_pairs(data.items, mask, data.comparisons, mask_rows=7) < len(allowed)
+    assert count_pairs(data.items, mask, mask_rows=7) == len(allowed)
     few = select_pairs(data.items, fit, 5, candidates=mask, criterion="entropy").chosen
     listed = select_pairs(data.items, fit, 5, candidates=allowed, criterion="entropy").chosen
     np.testing.assert_array_equal(few, listed)
