@@ -1,9 +1,9 @@
-"""One side of the benchmarks in a process of its own: python child.py MODULE FOLDER FUNCTION:PROBLEM ...
+"""Time one side of the benchmarks in a separate process: python child.py MODULE FOLDER FUNCTION:PROBLEM ...
 
-For each pair: loads FOLDER/PROBLEM.npz, times FUNCTION of MODULE on it, writes the estimates beside it and prints
-one line of JSON: `cold` (imports and first call), `warm` and `cpu` (seconds of the fastest later call, by the clock
-and of the processor), `peak` (MB above the process as it was after the imports; the arrays of the problem are in it,
-for both sides alike), `notes`, `versions`.
+For each FUNCTION:PROBLEM, load FOLDER/PROBLEM.npz, time FUNCTION of MODULE on it, write the estimates to the folder and
+print one line of JSON: `cold` (seconds of imports and the first call), `warm` and `cpu` (wall and processor seconds of
+the fastest later call), `peak` (peak memory in MB above that after the imports, the arrays of the problem included on
+both sides), `notes`, `versions`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import importlib
 import json
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 
-ENOUGH = 15.0  # seconds of calls
-CALLS = 5
+MAX_SECONDS = 15.0  # of all calls of a job
+MAX_CALLS = 5
 
 
 def resident() -> float:
-    """Resident memory now [MB]."""
+    """Current resident memory [MB]."""
     try:
         return _status("VmRSS")
     except OSError:
@@ -31,7 +32,7 @@ def resident() -> float:
 
 
 def peak() -> float:
-    """Highest resident memory of this process [MB]."""
+    """Peak resident memory of this process [MB]."""
     try:
         return _status("VmHWM")
     except OSError:
@@ -44,27 +45,31 @@ def _status(name: str) -> float:
 
 
 def _high_water() -> float:
-    # Outside Linux only: there a child inherits ru_maxrss from the process that spawned it.
+    # Not on Linux, where a child inherits ru_maxrss from its parent.
     unit = 1024.0**2 if sys.platform == "darwin" else 1024.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def forget_peak() -> None:
-    """Start the high-water mark again from here, where the system can."""
+def reset_peak() -> None:
+    """Reset the peak of resident memory, where the system can."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
 
 
-def measure(function: Any, data: dict[str, np.ndarray], imports: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures and estimates of one job."""
+def measure(
+    function: Callable[[dict[str, np.ndarray]], Callable[[], dict[str, Any]]],
+    data: dict[str, np.ndarray],
+    imports: float,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Timings and estimates of one job."""
     call = function(data)
-    times = []
-    while len(times) < CALLS and sum(wall for wall, _ in times) < ENOUGH:
-        start, busy = perf_counter(), process_time()
+    times: list[tuple[float, float]] = []
+    while len(times) < MAX_CALLS and sum(wall for wall, _ in times) < MAX_SECONDS:
+        wall, cpu = perf_counter(), process_time()
         estimates = call()
-        times.append((perf_counter() - start, process_time() - busy))
+        times.append((perf_counter() - wall, process_time() - cpu))
     (first, _), (warm, cpu) = times[0], min(times[1:] or times)
     notes = {name[1:]: float(value) for name, value in estimates.items() if name.startswith("_")}
     kept = {name: value for name, value in estimates.items() if not name.startswith("_")}
@@ -78,7 +83,7 @@ def main() -> None:
     imports = perf_counter() - start
     for job in jobs:
         function, problem = job.split(":")
-        forget_peak()
+        reset_peak()
         baseline = resident()
         with np.load(folder / f"{problem}.npz") as file:
             data = dict(file)

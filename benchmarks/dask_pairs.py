@@ -1,16 +1,17 @@
-"""The best of all pairs of items in a Dask array, by two worker processes, beside the same call in memory.
+"""The best of all pairs of items in a Dask array, by two worker processes, compared with the same call in memory.
 
 python benchmarks/dask_pairs.py                   # 20,480 items x 64, best 256; --items, --criterion, --smoke
 
-The workers hold the array. The two sides take turns in one run, each warm after a call that is not counted; figures
-are medians. Processor time (of both workers, of the one process) is what a busy machine disturbs least. Workers'
-memory is the peak of one of them above what it held after its imports.
+The workers hold the array. The two sides alternate, each after a warm-up call; times are medians. Processor time (of
+both workers, or of the one process) is least disturbed by a busy machine. Memory is the peak of a worker above that
+after its imports.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -26,9 +27,7 @@ from tercet.models import BradleyTerry
 
 
 def peak() -> float:
-    """Largest memory of this process so far, in MB."""
-    import resource
-
+    """Peak memory of this process [MB]."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -38,10 +37,11 @@ def warm_up() -> float:
     return peak()
 
 
-def timed(cpu: Callable[[], float], *args: Any, **options: Any) -> tuple[tuple[float, float], Selection]:
-    start, used = time.perf_counter(), cpu()
-    found = select_pairs(*args, **options)
-    return (time.perf_counter() - start, cpu() - used), found
+def timed(cpu: Callable[[], float], select: Callable[[], Selection]) -> tuple[tuple[float, float], Selection]:
+    """Wall and processor seconds of a selection, and the selection."""
+    wall, busy = time.perf_counter(), cpu()
+    picked = select()
+    return (time.perf_counter() - wall, cpu() - busy), picked
 
 
 def main() -> None:
@@ -59,7 +59,10 @@ def main() -> None:
 
     data = simulated_preferences(options.items, 64, 500)
     fit = laplace(BradleyTerry(), data.items, data.comparisons)
-    call = {"candidates": "all", "criterion": options.criterion}
+
+    def select(features: Any) -> Selection:
+        return select_pairs(features, fit, options.picks, candidates="all", criterion=options.criterion)
+
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0",
                      memory_limit=0, silence_logs=logging.ERROR) as cluster,
@@ -67,26 +70,26 @@ def main() -> None:
     ):  # fmt: skip
         before = client.run(warm_up)
         array = da.from_array(data.items.features, chunks=(max(1, options.items // 7), 64)).persist()
-        seconds: dict[str, list[tuple[float, float]]] = {"memory": [], "two processes": []}
+        seconds: dict[str, list[tuple[float, float]]] = {"in memory": [], "two workers": []}
 
         def of_workers() -> float:
             return sum(client.run(time.process_time).values())
 
-        for turn in range(options.repeats + 1):
-            here, expected = timed(time.process_time, data.items, fit, options.picks, **call)
-            there, found = timed(of_workers, array, fit, options.picks, **call)
-            same = int((found.chosen == expected.chosen).all(axis=1).sum())
-            gap = float(np.abs(found.gains - expected.gains).max())
-            if turn:
-                seconds["memory"].append(here)
-                seconds["two processes"].append(there)
+        for repeat in range(options.repeats + 1):
+            local, expected = timed(time.process_time, lambda: select(data.items))
+            remote, picked = timed(of_workers, lambda: select(array))
+            same = int((picked.chosen == expected.chosen).all(axis=1).sum())
+            gap = float(np.abs(picked.gains - expected.gains).max())
+            if repeat:
+                seconds["in memory"].append(local)
+                seconds["two workers"].append(remote)
         above = max(after - before[worker] for worker, after in client.run(peak).items())
     pairs = options.items * (options.items - 1) // 2
-    print(f"{pairs:,} pairs, best {options.picks} by {options.criterion}: {same} of {options.picks} picks alike, "
-          f"gains within {gap:.1e}; a worker {above:,.0f} MB above its imports")  # fmt: skip
+    print(f"{pairs:,} pairs, best {options.picks} by {options.criterion}: {same} of {options.picks} picks agree, "
+          f"gains differ by {gap:.1e} at most; peak of a worker {above:,.0f} MB above its imports")  # fmt: skip
     for name, values in seconds.items():
         wall, cpu = (statistics.median(column) for column in zip(*values, strict=True))
-        print(f"{name:>14}: {wall:.2f} s by the clock, {cpu:.2f} s of processors")
+        print(f"{name:>12}: {wall:.2f} s wall time, {cpu:.2f} s processor time")
 
 
 if __name__ == "__main__":

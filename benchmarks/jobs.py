@@ -1,16 +1,17 @@
-"""Ours: each job takes the arrays of a problem and returns what is timed, a call giving the estimates."""
+"""Our side: each job takes the arrays of a problem and returns a function, which is timed and gives the estimates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 import tercet
 from tercet.designs import select_pairs
 from tercet.inference import ability_table, laplace
+from tercet.inference.posteriors import GaussianPosterior
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Items, LinearHead
 
 Data = dict[str, np.ndarray]
@@ -30,7 +31,7 @@ def _log_determinant(factor: np.ndarray) -> float:
 
 
 def linear(data: Data) -> Job:
-    """From arrays to the mode (gradient 1e-8) and the Cholesky factor of the precision there; prior scale given."""
+    """Posterior mode (gradient 1e-8) and Cholesky factor of the precision, from arrays; the prior scale is given."""
 
     def run() -> dict[str, Any]:
         fit = laplace(BradleyTerry(LinearHead(float(data["prior_sd"]))), Items(data["features"]), _answers(data))
@@ -41,7 +42,7 @@ def linear(data: Data) -> Job:
 
 
 def linear_learned(data: Data) -> Job:
-    """Fit the same with the prior scale learned by evidence."""
+    """The same fit with the prior scale learned from the evidence."""
 
     def run() -> dict[str, Any]:
         fit = laplace(BradleyTerry(LinearHead()), Items(data["features"]), _answers(data))
@@ -52,7 +53,7 @@ def linear_learned(data: Data) -> Job:
 
 
 def abilities(data: Data) -> Job:
-    """Maximum likelihood, centred, with the table of intervals and P(best)."""
+    """Centred maximum likelihood estimates, with the table of intervals and P(best)."""
     items = int(data["items"])
 
     def run() -> dict[str, Any]:
@@ -66,7 +67,7 @@ def abilities(data: Data) -> Job:
     return run
 
 
-def _selection(data: Data, criterion: str, candidates: Any = None) -> Job:
+def _selection(data: Data, criterion: str, candidates: Literal["all"] | None = None) -> Job:
     items = Items(data["features"])
     fit = laplace(BradleyTerry(LinearHead(float(data["prior_sd"]))), items, _answers(data))
     budget, listed = int(data["budget"]), data["candidates"] if candidates is None else candidates
@@ -79,7 +80,7 @@ def _selection(data: Data, criterion: str, candidates: Any = None) -> Job:
 
 
 def published_d(data: Data) -> Job:
-    """`select_pairs` by the published D-optimality: checks, scores, the best 256 and their table."""
+    """`select_pairs` by published D-optimality: checks, scores, the best 256 and their table."""
     return _selection(data, "D-optimal (published)")
 
 
@@ -94,7 +95,7 @@ def greedy_v(data: Data) -> Job:
 
 
 def batch_bald(data: Data) -> Job:
-    """`select_pairs` by BatchBALD; `information` of the batch in nats."""
+    """`select_pairs` by BatchBALD; `information` is that of the batch, in nats."""
     select = _selection(data, "BatchBALD")
     return lambda: {"information": select()["gains"].sum()}
 
@@ -104,6 +105,6 @@ def all_pairs(data: Data) -> Job:
     return _selection(data, "posterior variance", "all")
 
 
-def _check(fit: Any) -> None:
+def _check(fit: GaussianPosterior) -> None:
     if not fit.diagnostics["converged"]:
         raise RuntimeError(f"not converged: {fit.diagnostics}")

@@ -1,4 +1,4 @@
-"""Theirs, and plain NumPy references: like `jobs.py`, importable without tercet; each imports its own library."""
+"""The peers' side, and references in NumPy: jobs as in `jobs.py`, without tercet; each imports its own library."""
 
 from __future__ import annotations
 
@@ -13,23 +13,14 @@ Job = Callable[[], dict[str, Any]]
 
 
 def versions() -> str:
-    found = []
-    for package in (
-        "scikit-learn",
-        "choix",
-        "arena-rank",
-        "laplace-torch",
-        "torch",
-        "bmdal_reg",
-        "batchbald_redux",
-        "jax",
-        "numpy",
-    ):
+    packages = "scikit-learn choix arena-rank laplace-torch torch bmdal_reg batchbald_redux jax numpy"
+    installed = []
+    for package in packages.split():
         try:
-            found.append(f"{package} {version(package)}")
+            installed.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return ", ".join(found)
+    return ", ".join(installed)
 
 
 def _differences(data: Data) -> np.ndarray:
@@ -38,7 +29,7 @@ def _differences(data: Data) -> np.ndarray:
 
 
 def _ridge(data: Data, prior_sd: float) -> float:
-    """Precision of a weight when the reward difference of two random items has this prior sd."""
+    """Prior precision of a weight for which the reward difference of two random items has this sd."""
     return 2.0 * float(np.var(data["features"].astype(np.float64), axis=0).sum()) / prior_sd**2
 
 
@@ -67,7 +58,7 @@ def _scikit_learn(data: Data, rows: np.ndarray, **settings: Any) -> np.ndarray:
 
 
 def scikit_learn_laplace(data: Data) -> Job:
-    """Differences, LogisticRegression(lbfgs), then the Hessian and its Cholesky factor in NumPy."""
+    """Differences, LogisticRegression by L-BFGS, then the Hessian and its Cholesky factor in NumPy."""
 
     def run() -> dict[str, Any]:
         rows = _differences(data)
@@ -88,12 +79,12 @@ def _scikit_learn_map(data: Data, **settings: Any) -> Job:
 
 
 def scikit_learn_lbfgs(data: Data) -> Job:
-    """MAP only, differences already formed."""
+    """MAP only; the differences are formed beforehand."""
     return _scikit_learn_map(data, solver="lbfgs", tol=1e-8)
 
 
 def scikit_learn_newton_cholesky(data: Data) -> Job:
-    """MAP only, differences already formed; second order, as ours."""
+    """MAP only, by a second-order method as ours; the differences are formed beforehand."""
     return _scikit_learn_map(data, solver="newton-cholesky", tol=1e-8)
 
 
@@ -101,7 +92,7 @@ def scikit_learn_newton_cholesky(data: Data) -> Job:
 
 
 def choix_ilsr(data: Data) -> Job:
-    """Rank by unregularised iterative Luce spectral ranking, from a list of (winner, loser); no intervals."""
+    """Iterative Luce spectral ranking without regularisation, from a list of (winner, loser); no intervals."""
     import choix
 
     won = data["outcome"] > 0.5
@@ -120,7 +111,7 @@ def choix_ilsr(data: Data) -> Job:
 
 
 def arena_rank(data: Data) -> Job:
-    """L-BFGS, then sandwich intervals; its data set (repeated games counted once) is made beforehand."""
+    """L-BFGS, then sandwich intervals; its data set (repeated games as weights) is made beforehand."""
     from time import perf_counter
 
     import pandas as pd
@@ -136,9 +127,9 @@ def arena_rank(data: Data) -> Job:
 
     def run() -> dict[str, Any]:
         model = BradleyTerry(dataset.n_competitors, scale=1.0, base=np.e, init_rating=0.0)
-        found = model.compute_ratings_and_cis(dataset)
-        np.asarray(found["rating_upper"])
-        ability = np.asarray(found["ratings"])
+        ratings = model.compute_ratings_and_cis(dataset)
+        np.asarray(ratings["rating_upper"])
+        ability = np.asarray(ratings["ratings"])
         return {"ability": ability - ability.mean(), "_s to prepare its data set, not counted": preparing}
 
     return run
@@ -148,7 +139,7 @@ def arena_rank(data: Data) -> Job:
 
 
 def laplace_torch(data: Data) -> Job:
-    """Differences, MAP by torch's L-BFGS, then its full Laplace of a linear layer against a class of logit 0."""
+    """Differences, MAP by torch's L-BFGS, then the full Laplace approximation of a linear layer (logits 0 and x w)."""
     import torch
     from laplace import Laplace
 
@@ -165,29 +156,29 @@ def laplace_torch(data: Data) -> Job:
         rows, ridge = torch.from_numpy(_differences(data)), _ridge(data, float(data["prior_sd"]))
         classes, head = torch.from_numpy(data["outcome"]).long(), Head(rows.shape[1])
         torch.nn.init.zeros_(head.linear.weight)
-        search = torch.optim.LBFGS(
+        optimizer = torch.optim.LBFGS(
             head.parameters(), max_iter=1_000, tolerance_grad=1e-8, tolerance_change=0.0, line_search_fn="strong_wolfe"
         )
 
         def loss() -> Any:
-            search.zero_grad()
+            optimizer.zero_grad()
             fit = torch.nn.functional.cross_entropy(head(rows), classes, reduction="sum")
             total = fit + 0.5 * ridge * head.linear.weight.square().sum()
             total.backward()
             return total
 
-        search.step(loss)
+        optimizer.step(loss)
         loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(rows, classes), batch_size=len(rows))
-        found = Laplace(head, "classification", "all", "full", prior_precision=ridge)
-        found.fit(loader)
+        approximation = Laplace(head, "classification", "all", "full", prior_precision=ridge)
+        approximation.fit(loader)
         weights = head.linear.weight.detach().numpy()[0]
-        precision = found.posterior_precision.detach().numpy()
+        precision = approximation.posterior_precision.detach().numpy()
         return {"weights": weights.copy(), "log_determinant": _log_determinant(precision)}
 
     return run
 
 
-# References: the definition, written out ------------------------------------------------------------------------
+# References: the definitions in NumPy ----------------------------------------------------------------------------
 
 
 def _newton(rows: np.ndarray, outcome: np.ndarray, ridge: float) -> np.ndarray:
@@ -212,7 +203,7 @@ def dense_newton(data: Data) -> Job:
 
 
 def evidence_grid(data: Data) -> Job:
-    """Find the mode of the prior scale on a fine grid: Laplace evidence times half-Normal(2), in log scale."""
+    """Mode of the log prior scale on a fine grid: Laplace evidence times its half-Normal(2) prior."""
 
     def evidence(prior_sd: float) -> float:
         rows, ridge = _differences(data), _ridge(data, prior_sd)
@@ -224,15 +215,15 @@ def evidence_grid(data: Data) -> Job:
 
     def run() -> dict[str, Any]:
         grid = np.exp(np.linspace(-2.0, 2.0, 401))
-        found = [evidence(sd) for sd in grid]
-        best = int(np.argmax(found - 0.5 * (grid / 2.0) ** 2 + np.log(grid)))
-        return {"log_evidence": found[best], "prior_sd": grid[best]}
+        log_evidence = [evidence(sd) for sd in grid]
+        best = int(np.argmax(log_evidence - 0.5 * (grid / 2.0) ** 2 + np.log(grid)))
+        return {"log_evidence": log_evidence[best], "prior_sd": grid[best]}
 
     return run
 
 
 def minorise_maximise(data: Data) -> Job:
-    """Hunter (2004): ability_i = log(wins_i / sum_j games_ij / (pi_i + pi_j)), repeated."""
+    """Hunter (2004): iterate pi_i = wins_i / sum_j games_ij / (pi_i + pi_j); ability_i = log pi_i."""
 
     def run() -> dict[str, Any]:
         items = int(data["items"])
@@ -251,7 +242,7 @@ def minorise_maximise(data: Data) -> Job:
 
 
 def autograd_of_logdet(data: Data) -> Job:
-    """Score by the formula as published: d log det(sum_m s_m v_m d_m d_m' + 1e-6 I) / d s_m at s = 1, by autodiff."""
+    """Score by the formula as published, by autodiff: d log det(sum_m s_m v_m d_m d_m' + 1e-6 I) / d s_m at s = 1."""
     import jax
     import jax.numpy as jnp
 
@@ -281,7 +272,7 @@ def autograd_of_logdet(data: Data) -> Job:
 
 
 def _greedy(data: Data, gain: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) -> Job:
-    """Each pick by the determinant or the trace itself, information averaged over the posterior on a fine grid."""
+    """Each pick by the determinant or the trace itself; the information is averaged over the posterior on a grid."""
     rows, ridge = _differences(data), _ridge(data, float(data["prior_sd"]))
     weights = _newton(rows, data["outcome"], ridge)
     features = data["features"].astype(np.float64)
@@ -298,12 +289,12 @@ def _greedy(data: Data, gain: Callable[[np.ndarray, np.ndarray, np.ndarray], flo
         target = 2.0 * np.cov(features, rowvar=False)
         picks, gains = [], []
         for _ in range(int(data["budget"])):
-            worth = [
+            scores = [
                 -np.inf if m in picks else gain(precision, precision + v[m] * np.outer(d[m], d[m]), target)
                 for m in range(len(d))
             ]
-            picks.append(int(np.argmax(worth)))
-            gains.append(max(worth))
+            picks.append(int(np.argmax(scores)))
+            gains.append(max(scores))
             precision = precision + v[picks[-1]] * np.outer(d[picks[-1]], d[picks[-1]])
         return {"picks": pairs[picks], "gains": np.array(gains)}
 
@@ -311,8 +302,8 @@ def _greedy(data: Data, gain: Callable[[np.ndarray, np.ndarray, np.ndarray], flo
 
 
 def bmdal_max_det(data: Data) -> Job:
-    """Kernel-space MaxDet of bmdal_reg on the rows of the candidates, whitened and weighted: the picks of greedy D."""
-    setattr(np, "Inf", np.inf)  # noqa: B010, it was written for NumPy 1
+    """MaxDet of bmdal_reg in kernel space on whitened, weighted rows of the candidates: the picks of greedy D."""
+    setattr(np, "Inf", np.inf)  # noqa: B010, bmdal_reg was written for NumPy 1
     import torch
     from bmdal_reg.bmdal.feature_data import TensorFeatureData
     from bmdal_reg.bmdal.feature_maps import IdentityFeatureMap
@@ -334,7 +325,7 @@ def bmdal_max_det(data: Data) -> Job:
 
 
 def batchbald_redux(data: Data) -> Job:
-    """BatchBALD by joint entropies over 100 posterior draws; `information` is the Gaussian one of its batch."""
+    """BatchBALD by joint entropies over 100 posterior draws; `information` is the Gaussian information of its batch."""
     import torch
     from batchbald_redux.batchbald import get_batchbald_batch
 
@@ -350,38 +341,38 @@ def batchbald_redux(data: Data) -> Job:
 
     def run() -> dict[str, Any]:
         torch.manual_seed(0)
-        found = get_batchbald_batch(log_p, int(data["budget"]), 10_000, dtype=torch.double)
-        batch = whitened[np.asarray(found.indices)]
+        picked = get_batchbald_batch(log_p, int(data["budget"]), 10_000, dtype=torch.double)
+        batch = whitened[np.asarray(picked.indices)]
         return {"information": 0.5 * np.linalg.slogdet(np.eye(len(batch)) + batch @ batch.T)[1]}
 
     return run
 
 
 def _whitened_candidates(data: Data) -> np.ndarray:
-    """Rows sqrt(v) R'd, R R' the posterior covariance, v the information averaged over the posterior on a fine grid."""
+    """Rows sqrt(v) R'd: R R' is the posterior covariance, v the information averaged over the posterior on a grid."""
     rows, ridge = _differences(data), _ridge(data, float(data["prior_sd"]))
     weights = _newton(rows, data["outcome"], ridge)
     root = np.linalg.inv(np.linalg.cholesky(_precision(rows, weights, ridge))).T
     features, pairs = data["features"].astype(np.float64), data["candidates"]
-    found, grid = np.empty((len(pairs), len(root))), np.linspace(-9.0, 9.0, 201)
+    weighted, grid = np.empty((len(pairs), len(root))), np.linspace(-9.0, 9.0, 201)
     density = np.exp(-0.5 * grid**2)
     for start in range(0, len(pairs), 20_000):
         part = slice(start, start + 20_000)
         d = features[pairs[part, 0]] - features[pairs[part, 1]]
         z = d @ root
         p = _sigmoid((d @ weights)[:, None] + np.linalg.norm(z, axis=1)[:, None] * grid)
-        found[part] = np.sqrt((p * (1.0 - p)) @ (density / density.sum()))[:, None] * z
-    return found
+        weighted[part] = np.sqrt((p * (1.0 - p)) @ (density / density.sum()))[:, None] * z
+    return weighted
 
 
 def greedy_information(data: Data) -> Job:
-    """The log determinant of each candidate, one pick after the other."""
+    """The log determinant of each candidate, one pick after another."""
     select = brute_force_d(data)
     return lambda: {"information": 0.5 * select()["gains"].sum()}
 
 
 def blocks_of_all_pairs(data: Data) -> Job:
-    """Every pair in NumPy, 512 items against all at a time: d'A d by one product, and the best so far."""
+    """All pairs in NumPy, 512 items against all others at a time: d'A d by one matrix product, keeping the best."""
     rows, ridge = _differences(data), _ridge(data, float(data["prior_sd"]))
     weights = _newton(rows, data["outcome"], ridge)
     root = np.linalg.inv(np.linalg.cholesky(_precision(rows, weights, ridge))).T
@@ -408,12 +399,12 @@ def blocks_of_all_pairs(data: Data) -> Job:
 
 
 def brute_force_d(data: Data) -> Job:
-    """Greedy rise of log det of the precision."""
+    """Greedy maximisation of the log determinant of the precision."""
     return _greedy(data, lambda before, after, target: np.linalg.slogdet(after)[1] - np.linalg.slogdet(before)[1])
 
 
 def brute_force_v(data: Data) -> Job:
-    """Greedy fall of trace(target covariance)."""
+    """Greedy minimisation of the trace of the target covariance."""
     return _greedy(
         data, lambda before, after, target: np.trace(target @ (np.linalg.inv(before) - np.linalg.inv(after)))
     )

@@ -1,22 +1,24 @@
-"""Bradley-Terry or point-wise heads? The grid of arms, qualities, quantities and pair schemes, with known truth.
+"""Bradley-Terry or point-wise heads? Arms x qualities x numbers of pairs x pair schemes, with known true rewards.
 
 python benchmarks/pointwise_study.py              # the whole grid: --seeds 5, --tasks linear MLP words, --out FILE.csv
 python benchmarks/pointwise_study.py --smoke
 
-Each cell: 500 prompts of 10 responses answered (1 or 4 pairs a prompt), the mean Spearman correlation of rewards with
-the truth within 100 other prompts. Tasks: simulated embeddings (32 dimensions, half the variance between prompts) with
-a linear or MLP truth, anew for every seed; bundled words in groups of ten (their prompts), mean ratings as the truth.
-Networks of all seeds and qualities are trained side by side in one program; linear heads are exact, LightGBM is looped.
+Each cell: 500 prompts of 10 responses, 1 or 4 answered pairs a prompt; the mean Spearman correlation of predicted with
+true rewards within 100 other prompts. Tasks: simulated embeddings (32 dimensions, half of the variance between prompts)
+with linear or MLP true rewards, drawn anew for every seed; bundled words in groups of ten (as prompts), whose true
+rewards are their mean ratings. The networks of all seeds and qualities are trained in one vectorised program; linear
+heads are fitted exactly, LightGBM models one by one.
 
-Trends claimed by the paper (arXiv 2411.04991), and how each is tested here. Written down before the first run:
-1. noise: point-wise heads lose less than Bradley-Terry as labels get noisier. Slope over error rates of the difference
-   BT MLP - point-wise MLP, per seed; claimed: negative. Expected size: -.1 a unit of error or steeper.
-2. clean: below 10 % error Bradley-Terry is the better of the two. Mean difference there; claimed: positive, about .01.
+Trends claimed by the paper (arXiv 2411.04991) and their tests, specified before the first run:
+1. noise: point-wise heads lose less than Bradley-Terry as labels get noisier. Slope of the difference BT MLP -
+   point-wise MLP over error rates, per seed; claimed: negative. Expected size: -.1 per unit of error rate or steeper.
+2. clean: at error rates below 10 % Bradley-Terry is the better of the two. Mean difference; claimed: positive, about
+   .01.
 3. cross: cross-prompt pairs help most where in-prompt pairs are similar. Mean of (cross-prompt - similar) minus
    (cross-prompt - diverse), over arms; claimed: positive, about .05.
 4. harmless: cross-prompt pairs never hurt. Mean of cross-prompt - random, over arms; claimed: not negative.
-A trend counts as seen, or as contradicted, where its mean over seeds is two standard errors from zero; every cell is
-shown.
+A trend counts as confirmed or contradicted where its mean over seeds is two standard errors from zero. All cells are
+printed.
 """
 
 from __future__ import annotations
@@ -46,11 +48,11 @@ from tercet.models import BradleyTerry, Items, MLPHead, PointwiseClassifier, pro
 QUALITIES = (0.5, 0.7, 1.0, 3.0, 5.0, 10.0)
 SCHEMES = ("random", "similar", "diverse", "cross-prompt")
 ARMS = ("BT linear", "BT MLP", "point-wise MLP", "point-wise LightGBM")
-TESTED = 100  # prompts nobody is asked about
+TESTED = 100  # prompts held out
 
 
 def task(name: str, seeds: int, prompts: int) -> tuple[Items, list[np.ndarray]]:
-    """Standardised items with prompts, and the true rewards of each seed."""
+    """Standardised items with prompts, and true rewards for each seed."""
     if name == "words":
         words = word_valence(components=32)
         order = np.random.default_rng(40).permutation(len(words.items))[: 10 * min(prompts + TESTED, 400)]
@@ -64,7 +66,7 @@ def task(name: str, seeds: int, prompts: int) -> tuple[Items, list[np.ndarray]]:
 def cells(
     name: str, scheme: str, per_prompt: int, seeds: int, prompts: int, options: TrainingOptions
 ) -> list[dict[str, Any]]:
-    """One scheme and quantity: every arm, quality and seed."""
+    """Every arm, quality and seed for one pair scheme and number of pairs a prompt."""
     items, truths = task(name, seeds, prompts)
     assert items.prompt is not None
     test = items.prompt >= items.prompt.max() + 1 - TESTED
@@ -84,10 +86,10 @@ def cells(
         trees = LGBMClassifier(n_estimators=100, num_leaves=15, learning_rate=0.05, n_jobs=1, verbose=-1)
         scores["point-wise LightGBM"] = [fit_pointwise(trees, asked, y)(items) for y in sets]
     except ImportError:
-        print("LightGBM is not installed: its arm is left out")
+        print("LightGBM is not installed: this arm is skipped")
     rows = []
-    for arm, found in scores.items():
-        for (seed, quality), score in zip(grid, found, strict=True):
+    for arm, rewards in scores.items():
+        for (seed, quality), score in zip(grid, rewards, strict=True):
             rank = spearman_within_prompts(score[test], truths[seed][test], items.prompt[test]).mean
             labels = dict(task=name, scheme=scheme, pairs=len(sets[0]), arm=arm, quality=quality, seed=seed)
             rows.append(labels | {"spearman": rank})
@@ -95,7 +97,7 @@ def cells(
 
 
 def trends(table: pd.DataFrame) -> None:
-    """The four claims, per task: mean over seeds, standard error, verdict."""
+    """Print the four claims for each task: mean over seeds, standard error, sign."""
     error = {quality: annotation_error(quality, 0.5) for quality in QUALITIES}
     for name, mine in table.groupby("task", sort=False):
         wide = mine.pivot_table("spearman", ["seed", "scheme", "pairs", "quality"], "arm").reset_index()
@@ -113,7 +115,7 @@ def trends(table: pd.DataFrame) -> None:
         }
         for claim, values in claims.items():
             mean, spread = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
-            sign = "positive" if mean > 2 * spread else "negative" if mean < -2 * spread else "not told apart from zero"
+            sign = "positive" if mean > 2 * spread else "negative" if mean < -2 * spread else "not different from zero"
             print(f"{name:7s} {claim:34s} {mean:+.4f} +- {spread:.4f}: {sign}")
 
 
@@ -121,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", choices=("linear", "MLP", "words"), default=["linear", "MLP", "words"])
-    parser.add_argument("--out", type=Path, help="write every cell to this file")
+    parser.add_argument("--out", type=Path, help="write all cells to this .csv file")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message="training stopped")
@@ -134,7 +136,7 @@ def main() -> None:
     if args.out:
         table.to_csv(args.out, index=False)
     for name, mine in table.groupby("task", sort=False):
-        print(f"\n{name}: Spearman within test prompts, mean of {seeds} seeds")
+        print(f"\n{name}: Spearman correlation within test prompts, mean of {seeds} seeds; columns: annotator quality")
         shown = mine.pivot_table("spearman", ["scheme", "pairs", "arm"], "quality", sort=False)
         print(shown.round(3).to_string())
     print()

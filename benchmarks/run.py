@@ -1,12 +1,12 @@
-"""Every figure we claim, measured beside a peer in one run.
+"""Every figure we claim, measured together with a peer in one run.
 
 python benchmarks/run.py                          # all rows; peers are installed under .bench/ when first needed
 python benchmarks/run.py --only wide greedy-v     # some rows
-python benchmarks/run.py --smoke                  # tiny sizes, no peers: agreement with the definition, written out
+python benchmarks/run.py --smoke                  # tiny sizes, no peers: agreement with references in NumPy
 
-Each side runs in processes of its own, in turn: ours, peer, peer, ours. Warm is the fastest later call (cpu: the
-processor time it took, which a busy machine disturbs less), cold the imports and the first call, memory the peak
-above the process as it was after its imports (data included, alike).
+Each side runs in separate processes, in the order ours, peer, peer, ours. *s* is the wall time of the fastest warm
+call, *cpu s* its processor time (less disturbed by a busy machine), *cold s* that of the imports and the first call,
+*MB* the peak memory above that after the imports (the data included, on both sides).
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from problems import PROBLEMS
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parent / ".bench"
-SHARED = {"torch": ["laplace-torch", "bmdal_reg", "batchbald_redux"]}  # environments of several packages
-SLOW = 25.0  # seconds a call; slower sides run once, not twice
+SHARED = {"torch": ["laplace-torch", "bmdal_reg", "batchbald_redux"]}  # packages that share an environment
+SLOW = 25.0  # seconds a call; slower sides run in one process, not two
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A function of `peers.py`, and the package (its own environment, or a shared one) it needs; None: ours will do.
+    """A function of `peers.py`.
 
-    `tolerance` where its own stopping rule leaves it further from the optimum than the row asks.
+    `package`: the package it needs, which has its own or a shared environment; None where our environment suffices.
+    `tolerance`: of its estimates, where its stopping rule leaves them further from the optimum than the row allows.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Row:
-    """A job of `jobs.py` on a problem, who stands beside it, and the figure to reach."""
+    """A job of `jobs.py` on a problem, its reference and peers, and the targets: seconds, speed ratio, memory."""
 
     name: str
     title: str
@@ -65,12 +66,12 @@ class Row:
 
     @property
     def target(self) -> str:
-        """The figure to reach, in words."""
+        """The targets as text."""
         limits = {"{:g} s": self.seconds, "{:g} x": self.ratio, "{:g} MB": self.megabytes}
         return ", ".join(text.format(value) for text, value in limits.items() if value is not None) or "-"
 
     def reached(self, ours: Figures, peer: Figures | None) -> str:
-        """Whether these figures reach the target."""
+        """Whether these figures meet the targets."""
         verdicts = [
             self.seconds is None or ours["warm"] <= self.seconds,
             self.megabytes is None or ours["peak"] <= self.megabytes,
@@ -82,7 +83,7 @@ class Row:
 
 
 DENSE = Peer("Newton on differences", "dense_newton")
-MAXIMISE = Peer("minorise-maximise", "minorise_maximise")
+MINORISE = Peer("minorise-maximise", "minorise_maximise")
 ARENA = Peer("arena-rank", "arena_rank", "arena-rank", 2e-4)
 BLOCKS = Peer("NumPy, block by block", "blocks_of_all_pairs")
 AUTOGRAD = Peer("autograd of logdet (JAX)", "autograd_of_logdet")
@@ -104,15 +105,15 @@ ROWS = (
         (
             Peer("scikit-learn lbfgs", "scikit_learn_lbfgs", "scikit-learn"),
             Peer("scikit-learn newton-cholesky", "scikit_learn_newton_cholesky", "scikit-learn"),
-        ), ratio=5, note="the peer gives the MAP only",
+        ), ratio=5, note="the peers compute the MAP only",
     ),
     Row(
-        "games", "abilities, 1,000 items, 300,000 games, intervals", "abilities", "games", MAXIMISE, 1e-6,
+        "games", "abilities, 1,000 items, 300,000 games, intervals", "abilities", "games", MINORISE, 1e-6,
         (Peer("choix ilsr", "choix_ilsr", "choix"), ARENA), seconds=1.5,
         note="choix gives no intervals; its list of tuples is made beforehand",
     ),
     Row(
-        "many-games", "abilities, 300 items, 2,000,000 games, intervals", "abilities", "many_games", MAXIMISE, 1e-6,
+        "many-games", "abilities, 300 items, 2,000,000 games, intervals", "abilities", "many_games", MINORISE, 1e-6,
         (ARENA,), seconds=1.5,
     ),
     Row(
@@ -132,7 +133,7 @@ ROWS = (
         "batch-bald", "BatchBALD (log determinant), 2,000 pairs, 20 picks", "batch_bald", "small_pool",
         Peer("log det of each", "greedy_information"), 1e-4,
         (Peer("batchbald_redux", "batchbald_redux", "torch", 0.5),), seconds=1,
-        note="agreement: information of the two batches, nats; the peer draws 10,000 joint answers under 100 draws",
+        note="agreement: difference in information of the batches, nats; peer: 10,000 joint answers of 100 draws",
     ),
     Row(
         "all-pairs", "posterior variance, all 209,704,960 pairs, d = 64, best 256", "all_pairs", "everything",
@@ -142,7 +143,7 @@ ROWS = (
 
 
 def environment(package: str) -> str | None:
-    """Find the interpreter of an environment of peers, made when first needed; None where that fails."""
+    """Interpreter of an environment of peers, made when first needed; None where that fails."""
     folder = ENVIRONMENTS / package
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if (folder / "ready").exists():
@@ -160,7 +161,7 @@ def environment(package: str) -> str | None:
 
 
 def run_child(python: str, module: str, folder: Path, jobs: list[str]) -> dict[str, Figures]:
-    """Figures of each FUNCTION:PROBLEM, measured in a fresh process."""
+    """Figures of each FUNCTION:PROBLEM, measured in a new process."""
     command = [python, str(HERE / "child.py"), module, str(folder), *jobs]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -170,16 +171,16 @@ def run_child(python: str, module: str, folder: Path, jobs: list[str]) -> dict[s
 
 
 def best(runs: Iterable[Figures]) -> Figures:
-    """Pick the fastest of several processes, and the largest memory."""
-    found = sorted(runs, key=lambda figures: figures["warm"])
-    return found[0] | {
-        "cold": min(figures["cold"] for figures in found),
-        "peak": max(figures["peak"] for figures in found),
+    """Figures of the fastest of several processes, with the shortest cold time and the largest memory."""
+    ordered = sorted(runs, key=lambda figures: figures["warm"])
+    return ordered[0] | {
+        "cold": min(figures["cold"] for figures in ordered),
+        "peak": max(figures["peak"] for figures in ordered),
     }
 
 
 def agreement(folder: Path, row: Row, peer: Peer) -> tuple[str, bool]:
-    """Give the largest difference of the estimates, or how many picks are the same; whether that is close enough."""
+    """Largest difference of the estimates, with the number of picks in common, and whether they agree."""
     with (
         np.load(folder / f"jobs-{row.function}-{row.problem}.npz") as ours,
         np.load(folder / f"peers-{peer.function}-{row.problem}.npz") as theirs,
@@ -196,7 +197,7 @@ def agreement(folder: Path, row: Row, peer: Peer) -> tuple[str, bool]:
 
 
 def measure(row: Row, peers: tuple[Peer, ...], folder: Path) -> list[dict[str, str]]:
-    """Measure one row of the table, each side timed in processes of its own, in turn."""
+    """Lines of the table for one row; each side is timed in separate processes, in alternation."""
     sides: dict[Peer | None, tuple[str, str, str]] = {None: (sys.executable, "jobs", f"{row.function}:{row.problem}")}
     missing = []
     for peer in peers:
@@ -222,7 +223,7 @@ def measure(row: Row, peers: tuple[Peer, ...], folder: Path) -> list[dict[str, s
 
 
 def line(row: Row, ours: Figures, peer: Peer | None, theirs: Figures | None, agree: str, close: bool) -> dict[str, str]:
-    """One line of the table."""
+    """One line of the table, as text by column."""
     notes = [row.note] if row.note else []
     for figures in (ours, theirs or {}):
         notes += [f"{value:.2g} {name.replace('_', ' ')}" for name, value in figures.get("notes", {}).items()]
@@ -246,41 +247,41 @@ def line(row: Row, ours: Figures, peer: Peer | None, theirs: Figures | None, agr
 
 
 def smoke(rows: list[Row], folder: Path) -> list[dict[str, str]]:
-    """Tiny sizes beside the references, all of one side in one process: a check of the answers, not of speed."""
+    """Lines for tiny sizes and references, each side in one process: a check of the estimates, not of speed."""
     ours = run_child(sys.executable, "jobs", folder, [f"{row.function}:{row.problem}" for row in rows])
     theirs = run_child(sys.executable, "peers", folder, [f"{row.reference.function}:{row.problem}" for row in rows])
     lines = []
     for row in rows:
-        us, them = ours.get(f"{row.function}:{row.problem}"), theirs.get(f"{row.reference.function}:{row.problem}")
-        if us is None or them is None:
+        job, peer = ours.get(f"{row.function}:{row.problem}"), theirs.get(f"{row.reference.function}:{row.problem}")
+        if job is None or peer is None:
             lines.append({"job": row.title, "agreement": "(!) failed"})
             continue
-        found = line(row, us, row.reference, them, *agreement(folder, row, row.reference))
-        lines.append(found | {"job": f"{row.name} (smoke)", "target": "-", "reached": "-", "notes": ""})
+        cells = line(row, job, row.reference, peer, *agreement(folder, row, row.reference))
+        lines.append(cells | {"job": f"{row.name} (smoke)", "target": "-", "reached": "-", "notes": ""})
     return lines
 
 
 def table(lines: list[dict[str, str]]) -> str:
-    """Aligned columns; notes and versions below."""
+    """The lines as a Markdown table, with notes and versions below."""
     names = [name for name in lines[0] if name not in ("notes", "versions")]
-    widths = {name: max(len(name), *(len(found.get(name, "")) for found in lines)) for name in names}
+    widths = {name: max(len(name), *(len(cells.get(name, "")) for cells in lines)) for name in names}
     text = ["| " + " | ".join(name.ljust(widths[name]) for name in names) + " |"]
     text.append("|" + "|".join("-" * (widths[name] + 2) for name in names) + "|")
-    text += ["| " + " | ".join(found.get(n, "").ljust(widths[n]) for n in names) + " |" for found in lines]
-    notes = [f"- {found['job']}: {found['notes']}" for found in lines if found.get("notes")]
+    text += ["| " + " | ".join(cells.get(n, "").ljust(widths[n]) for n in names) + " |" for cells in lines]
+    notes = [f"- {cells['job']}: {cells['notes']}" for cells in lines if cells.get("notes")]
     threads = os.environ.get("OPENBLAS_NUM_THREADS", "default")
-    versions = {part for found in lines for part in found.get("versions", "").split(", ") if part}
+    versions = {part for cells in lines for part in cells.get("versions", "").split(", ") if part}
     machine = f"- {os.cpu_count()} cores, threads: {threads}; {', '.join(sorted(versions))}"
     return "\n".join([*text, "", *dict.fromkeys(notes), machine])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes beside references; fails on disagreement")
-    parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="these rows")
-    parser.add_argument("--no-peers", action="store_true", help="time ours alone")
-    parser.add_argument("--threads", type=int, help="BLAS and OpenMP threads of both sides (default: theirs)")
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder of table and CSV")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes and references; fails on disagreement")
+    parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="only these rows")
+    parser.add_argument("--no-peers", action="store_true", help="time our side alone")
+    parser.add_argument("--threads", type=int, help="number of BLAS and OpenMP threads (default: their own)")
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder for table.md and table.csv")
     options = parser.parse_args()
     if options.threads:
         for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -303,10 +304,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "table.md").write_text(table(lines) + "\n")
     with (options.out / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for found in lines for name in found)))
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for cells in lines for name in cells)))
         writer.writeheader()
         writer.writerows(lines)
-    if any("(!)" in found.get("agreement", "") or found.get("reached") == "FAILED" for found in lines):
+    if any("(!)" in cells.get("agreement", "") or cells.get("reached") == "FAILED" for cells in lines):
         sys.exit("estimates disagree, or a job failed: see (!) above")
 
 

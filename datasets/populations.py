@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import jax.typing
@@ -12,16 +12,12 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from tercet.models._inputs import as_floats, as_generator
+from tercet.models._inputs import KeyLike, as_floats, as_generator
 from tercet.models.trajectories.families import big_vortex, coupled_springs, lamb_oseen, lotka_volterra, repressilator
-from tercet.models.trajectories.reference_sdes import Drift, ReferenceSDE, Theta
+from tercet.models.trajectories.reference_sdes import Drift, ReferenceSDE, Theta, Values
 from tercet.models.trajectories.simulation import simulate
 from tercet.models.trajectories.snapshots import Snapshots
 from tercet.models.trajectories.volatilities import constant_volatility, diagonal_volatility, proportional_volatility
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
-    from tercet.models.trajectories.reference_sdes import Values
 
 InitialDistribution = Callable[[np.random.Generator, int], ArrayLike]
 """(generator, n) -> [n, d]: n draws of the state at the first time."""

@@ -55,7 +55,7 @@ class Operator(abc.ABC):
 
     def row(self, index: int) -> Float[np.ndarray, " p"]:
         """One row."""
-        return self.rows(slice(index, index + 1))[0]
+        return np.asarray(self.rows(slice(index, index + 1))[0])
 
     def dense(self) -> Dense:
         """The matrix written out, in 64 bit."""
@@ -105,7 +105,7 @@ class Operator(abc.ABC):
     def squared_norms(self, root: Float[np.ndarray, "p k"]) -> Float[np.ndarray, " m"]:
         """|root' d|^2 of every row d."""
         if root.shape[1] == 1:
-            return np.square(self.matvec(root[:, 0]))
+            return np.asarray(np.square(self.matvec(root[:, 0])))
         products = (rows @ root for _, rows in self.blocks())
         return np.concatenate([np.empty(0), *(np.einsum("ij,ij->i", block, block) for block in products)])
 
@@ -138,7 +138,7 @@ class Dense(Operator):
         return self.matrix.shape
 
     def rows(self, index: Index) -> Float[np.ndarray, "b p"]:
-        return self.matrix[index]
+        return np.asarray(self.matrix[index])
 
     def take(self, index: Index) -> Dense:
         return Dense(self.matrix[index])

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tercet.inference.space.folds import distance_to_other_folds
 from tercet.inference.space.infill import InfillCheck
 from tercet.inference.space.neighbours import Neighbours
 from tercet.inference.space.risk import Risk, RiskEstimate
+from tercet.inference.space.splitters import distance_to_other_folds
 from tercet.models.space.geometry import as_sites
 from tercet.models.space.sites import Sites
 from tercet.plots.style import COLORS, axes, log_ticks

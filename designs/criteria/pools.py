@@ -113,7 +113,7 @@ class LinearPool(Pool):
     @property
     def covariance(self) -> Float[np.ndarray, "p p"]:
         """Posterior covariance A of w."""
-        return self.root @ self.root.T
+        return np.asarray(self.root @ self.root.T)
 
     @property
     def target_root(self) -> Float[np.ndarray, "p k"]:

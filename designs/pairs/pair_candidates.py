@@ -102,7 +102,7 @@ class PairCandidates(AbstractPairCandidates):
 
     def picks(self, chosen: np.ndarray) -> Int[np.ndarray, "b 2"]:
         """The pairs at these positions."""
-        return self.pairs[chosen]
+        return np.asarray(self.pairs[chosen])
 
     def annotators(self, chosen: np.ndarray) -> Int[np.ndarray, " b"] | None:
         """Who would answer the candidates at these positions, as positions among the annotators of the fit."""

@@ -51,7 +51,7 @@ def _of_items(features: Features) -> Float[np.ndarray, "p p"]:
     """E[d d'] of two different items drawn uniformly."""
     if len(features) < 2:
         raise ValueError("a target set needs at least two items: a single item has no reward difference.")
-    return 2.0 * features.scatter()[1] / (len(features) - 1)
+    return np.asarray(2.0 * features.scatter()[1] / (len(features) - 1))
 
 
 def _of_prompts(features: Features, items: Items) -> Float[np.ndarray, "p p"]:
@@ -62,7 +62,7 @@ def _of_prompts(features: Features, items: Items) -> Float[np.ndarray, "p p"]:
     pairs = counts * (counts - 1) / 2.0
     if not pairs.sum():
         raise ValueError('target="in-prompt" needs at least one prompt with two items.')
-    return within_prompts(features, items.prompt) / pairs.sum()
+    return np.asarray(within_prompts(features, items.prompt) / pairs.sum())
 
 
 def within_prompts(features: Features, prompt: Int[np.ndarray, " n"]) -> Float[np.ndarray, "p p"]:
@@ -73,7 +73,7 @@ def within_prompts(features: Features, prompt: Int[np.ndarray, " n"]) -> Float[n
     sums = np.zeros((len(counts), features.shape[1]))
     for prompts, own, _ in parts:
         sums[prompts] += own
-    return np.sum([gram for *_, gram in parts], axis=0) - sums.T @ sums
+    return np.asarray(np.sum([gram for *_, gram in parts], axis=0) - sums.T @ sums)
 
 
 def _by_prompt(

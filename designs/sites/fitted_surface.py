@@ -87,7 +87,8 @@ class FittedSurface:
     @property
     def model(self) -> LossSurface:
         """The model that was fitted."""
-        model: LossSurface = self.posterior.context.model
+        model = self.posterior.context.model
+        assert isinstance(model, LossSurface)
         return model
 
     @cached_property
@@ -128,6 +129,7 @@ class FittedSurface:
     @property
     def data(self) -> Float[np.ndarray, " k"]:
         """The losses of the fit (their logarithms for log-normal ones), less the prior mean of the level."""
+        assert self.posterior.context.args is not None
         losses = np.asarray(self.posterior.context.args[1], dtype=np.float64)
         return np.asarray((np.log(losses) if self.model.family == "log-normal" else losses) - self.model.center)
 

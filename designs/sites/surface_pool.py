@@ -37,7 +37,7 @@ class ProductBasis(Operator):
         product = self.bases[0][index]
         for basis in self.bases[1:]:
             product = (product[:, :, None] * basis[index][:, None, :]).reshape(len(product), -1)
-        return np.hstack([np.ones((len(product), 1)), product]) * self.scales
+        return np.asarray(np.hstack([np.ones((len(product), 1)), product]) * self.scales)
 
     def take(self, index: Index) -> ProductBasis:
         return ProductBasis(tuple(basis[index] for basis in self.bases), self.scales)

@@ -75,7 +75,8 @@ def nuts(
         kernel = {"model": model, "init_strategy": init_to_median(num_samples=15)}
         sampler, sites = schedule.run(kernel, args, model_kwargs)
         drawn = {name: np.asarray(values) for name, values in sites.items()}
-    elif isinstance(model, Whitened) and isinstance(start, SiteGaussian) and start.model == model:
+    elif has_whitened_data(start, model):
+        assert isinstance(model, Whitened)
         sampler, drawn = _in_whitened_data(start, model, args, model_kwargs, schedule)
     else:
         sampler, drawn = _in_whitened_parameters(start, model, args, model_kwargs, schedule)
@@ -134,6 +135,11 @@ class _Schedule(NamedTuple):
         )
         sampler.run(self.key, *args, extra_fields=FIELDS, **(kwargs or {}))
         return sampler, sampler.get_samples(group_by_chain=True)
+
+
+def has_whitened_data(start: GaussianPosterior, model: Model) -> bool:
+    """Whether chains of this model can move in its own data whitened by `start`: both the exact route of one model."""
+    return isinstance(model, Whitened) and isinstance(start, SiteGaussian) and start.model == model
 
 
 def _in_whitened_data(

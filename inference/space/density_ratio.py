@@ -30,9 +30,6 @@ ROWS = 1_000
 class Classifier(Protocol):
     """A classifier of scikit-learn with probabilities."""
 
-    def fit(self, X: Any, y: Any) -> Any:
-        """Fit to features [n, d] and labels [n]."""
-
     def predict_proba(self, X: Any) -> Any:
         """Probabilities [n, classes]."""
 

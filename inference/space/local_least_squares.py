@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -50,31 +49,21 @@ class LocalPrediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ScaledData:
-    """Covariates [n, p] and response [n], and their scaled columns: covariates of mean 0 and largest deviation 1."""
+    """Covariates of mean 0 and largest deviation 1, and the centred response: columns [p + 1, n]; their units."""
 
-    covariates: np.ndarray
-    response: np.ndarray
+    shift: np.ndarray
+    spread: np.ndarray
+    level: float
+    variance: float
+    columns: np.ndarray
 
-    @cached_property
-    def shift(self) -> np.ndarray:
-        """Means [p] of the covariates."""
-        return np.asarray(self.covariates.mean(axis=0))
-
-    @cached_property
-    def spread(self) -> np.ndarray:
-        """Largest deviations [p] of the covariates from their means; infinite for constants, which become exactly 0."""
-        deviation = np.abs(self.covariates - self.shift).max(axis=0)
-        return np.where(deviation > 1e-12 * np.abs(self.shift), deviation, np.inf)
-
-    @cached_property
-    def level(self) -> float:
-        """Mean of the response."""
-        return float(self.response.mean())
-
-    @cached_property
-    def columns(self) -> np.ndarray:
-        """Scaled covariates and centred response [p + 1, n]."""
-        return np.concatenate([self.scaled(self.covariates).T, [self.response - self.level]])
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray) -> ScaledData:
+        """Scale covariates [n, p] and a response [n]."""
+        shift, level = x.mean(axis=0), float(y.mean())
+        largest = np.abs(x - shift).max(axis=0)
+        spread = np.where(largest > 1e-12 * np.abs(shift), largest, np.inf)  # a constant becomes exactly 0
+        return cls(shift, spread, level, float(y.var()), np.concatenate([((x - shift) / spread).T, [y - level]]))
 
     def scaled(self, x: np.ndarray) -> np.ndarray:
         """Covariates [., p] in these units."""
@@ -194,7 +183,7 @@ def _predict(data: ScaledData, weight: np.ndarray, index: np.ndarray, x: np.ndar
     freedom = total - np.einsum("bii->b", sandwich)
     saturated = freedom <= 1e-9 * total
     local = (weight * np.square(residual)).sum(axis=1) / np.where(saturated, 1.0, freedom)
-    variance = np.where(saturated, data.response.var(), local)
+    variance = np.where(saturated, data.variance, local)
     covariance = variance[:, None, None] * (sandwich @ inverse)
 
     def error(row: np.ndarray) -> np.ndarray:

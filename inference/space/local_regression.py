@@ -62,7 +62,7 @@ class LocalRegression:
         x = _covariates(covariates, len(new))
         if x.shape[1] != self.covariates.shape[1]:
             raise ValueError(f"covariates have {x.shape[1]} columns, the regression has {self.covariates.shape[1]}.")
-        tree, data = Neighbours(self.sites, ENTRIES), ScaledData(self.covariates, self.response)
+        tree, data = Neighbours(self.sites, ENTRIES), ScaledData.of(self.covariates, self.response)
         prediction = predict_locally(tree, data, new, x, self.neighbours)
         if prediction.weak.any():
             warnings.warn(
@@ -133,7 +133,7 @@ def geographically_weighted_regression(
         return LocalRegression(known, x, y, int(neighbours), {})
     if max_neighbours < fewest:
         raise ValueError(f"max_neighbours must be at least {fewest}, got {max_neighbours}.")
-    errors = leave_one_out_errors(known, ScaledData(x, y), fewest=fewest, most=min(len(y) - 1, max_neighbours))
+    errors = leave_one_out_errors(known, ScaledData.of(x, y), fewest=fewest, most=min(len(y) - 1, max_neighbours))
     best = min(errors, key=lambda k: errors[k])
     if best == max(errors) < len(y) - 1:
         warnings.warn(

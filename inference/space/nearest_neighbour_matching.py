@@ -11,8 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import wasserstein_distance
 
-from tercet.inference.space.folds import balanced_folds, distance_to_other_folds, distinct_locations, nearest_chord
-from tercet.inference.space.splitters import FoldSplitter, check_n_splits
+from tercet.inference.space.splitters import (
+    FoldSplitter,
+    balanced_folds,
+    check_n_splits,
+    distance_to_other_folds,
+    distinct_locations,
+    nearest_chord,
+)
 from tercet.models._inputs import as_generator
 from tercet.models.space.geometry import as_sites, check_same_space, from_chord, positions
 from tercet.models.space.sites import Sites

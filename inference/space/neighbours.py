@@ -1,10 +1,12 @@
-"""Exact nearest neighbours of sites by a k-d tree, ties in distance broken by the lowest index, in bounded memory."""
+"""Exact nearest neighbours of sites by a k-d tree, ties in distance broken by index, in bounded memory; averages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -91,6 +93,38 @@ class Neighbours:
                 index[rows[~done], 0] = -1
             pending = pending[index[pending, 0] < 0]
         return chord, index
+
+
+class NeighbourAverage(NamedTuple):
+    """The estimator that averages k neighbours: its weights [n], and mean and largest distance of the neighbours."""
+
+    k: int
+    weights: np.ndarray
+    mean_distance: float
+    max_distance: float
+
+
+def neighbour_averages(
+    tree: Neighbours, test: Sites, test_weights: np.ndarray, ks: list[int]
+) -> Iterator[NeighbourAverage]:
+    """One average for each k, in increasing order; the neighbours of the first three come from one query."""
+    n, done = len(tree.sites), 0
+    counts, distance = np.zeros(n), 0.0
+    while done < len(ks):
+        batch = ks[done : done + (3 if done == 0 else 1)]
+        edges = [ks[done - 1] if done else 0, *batch]
+        added = [np.zeros(n) for _ in batch]
+        length, farthest = np.zeros(len(batch)), np.zeros(len(batch))
+        for rows, gap, index in tree.blocks(test, batch[-1]):
+            for j, (low, high) in enumerate(pairwise(edges)):
+                weight = np.repeat(test_weights[rows], high - low)
+                added[j] += np.bincount(index[:, low:high].ravel(), weight, n)
+                length[j] += float(weight @ gap[:, low:high].ravel())
+                farthest[j] = max(farthest[j], float(gap[:, high - 1].max()))
+        for j, k in enumerate(batch):
+            counts, distance = counts + added[j], distance + length[j]
+            yield NeighbourAverage(k, counts / k, float(distance / k), float(farthest[j]))
+        done += len(batch)
 
 
 def without_self(own: np.ndarray, distance: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,13 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tercet.inference.space.folds import balanced_folds, distinct_locations
-from tercet.inference.space.splitters import FoldSplitter, check_n_splits, checked_buffer
+from tercet.inference.space.splitters import (
+    FoldSplitter,
+    balanced_folds,
+    check_n_splits,
+    checked_buffer,
+    distinct_locations,
+)
 from tercet.models._inputs import as_generator
 from tercet.models.space.geometry import EARTH_RADIUS, as_sites, shortest_arc
 from tercet.models.space.sites import Sites

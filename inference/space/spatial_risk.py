@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.inference.space.fill_distances import bisected_fill, relative_fill
-from tercet.inference.space.neighbour_averages import NeighbourAverage, neighbour_averages
-from tercet.inference.space.neighbours import Neighbours
+from tercet.inference.space.neighbours import NeighbourAverage, Neighbours, neighbour_averages
 from tercet.inference.space.risk import Risk, checked_inputs, normalised_shares, warn_remote, weighted_risk
 from tercet.models.space.sites import Sites
 

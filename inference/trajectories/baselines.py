@@ -9,13 +9,11 @@ import numpy as np
 import pandas as pd
 
 from tercet.inference.trajectories.distances import mmd_squared, transport_plan, wasserstein
-from tercet.models._inputs import as_floats, as_generator
+from tercet.models._inputs import KeyLike, as_floats, as_generator
 from tercet.models.trajectories.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-    from tercet.models._inputs import KeyLike
 
     Clouds = Snapshots | Mapping[float, ArrayLike]
     """Particles at some times: snapshots, or a dict of time to array [n, d]."""

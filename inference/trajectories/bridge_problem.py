@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,10 @@ from tercet.inference.trajectories.sinkhorn import SinkhornSolution, TransportPr
 from tercet.inference.trajectories.tiled_geometry import transition_factors
 from tercet.models._inputs import as_floats, as_jax
 from tercet.models.trajectories.linear_noise import FAR, STIFF, forward_only, linear_noise_moments
-from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta, Values
 from tercet.models.trajectories.snapshot_model import JITTER
 from tercet.models.trajectories.snapshots import Snapshots
 from tercet.models.trajectories.transitions import inverse_and_log_det
-
-if TYPE_CHECKING:
-    from tercet.models.trajectories.reference_sdes import Values
 
 MOST_ENTRIES = 30_000_000  # of a cost or coupling that is held whole: 240 MB
 TILE = 16  # rows held at once beyond that: what fits the cache is fastest

@@ -11,25 +11,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tercet.inference.trajectories.bridge_paths import MultimarginalBridge
-from tercet.inference.trajectories.bridge_problem import (
-    BridgeProblem,
-    Parameters,
-    bridge_problem,
-    checked_parameters,
-)
+from tercet.inference.trajectories.bridge_problem import BridgeProblem, Parameters, bridge_problem, checked_parameters
 from tercet.inference.trajectories.couplings import Bridge
 from tercet.inference.trajectories.sinkhorn import SinkhornSolution
-from tercet.models.trajectories.reference_sdes import ReferenceSDE
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Values
 from tercet.models.trajectories.snapshots import Snapshots
-
-if TYPE_CHECKING:
-    from tercet.models.trajectories.reference_sdes import Values
 
 
 def brownian_epsilon(volatility: float, duration: float) -> float:

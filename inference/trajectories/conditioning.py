@@ -11,7 +11,7 @@ with S, m those of the last time. F and Q start afresh at every time: no flow is
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +20,11 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from tercet.models._inputs import as_floats, as_jax, as_key
+from tercet.models._inputs import KeyLike, as_floats, as_jax, as_key
 from tercet.models.trajectories.linear_noise import linear_noise_moments
-from tercet.models.trajectories.reference_sdes import Drift, ReferenceSDE, Theta, Volatility
+from tercet.models.trajectories.reference_sdes import Drift, ReferenceSDE, Theta, Values, Volatility
 from tercet.models.trajectories.snapshot_model import JITTER
 from tercet.models.trajectories.transitions import inverse_and_log_det
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
-    from tercet.models.trajectories.reference_sdes import Values
 
 
 def conditioned_paths(

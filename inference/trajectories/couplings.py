@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from tercet.inference.trajectories.bridge_problem import MOST_ENTRIES, Parameters
-from tercet.models._inputs import as_generator
+from tercet.models._inputs import KeyLike, as_generator
 from tercet.models.trajectories.reference_sdes import ReferenceSDE
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
 
 
 @dataclass(frozen=True)

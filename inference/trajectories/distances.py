@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,10 +10,7 @@ from scipy.optimize import linear_sum_assignment, linprog
 from scipy.sparse import csc_array
 from scipy.spatial.distance import cdist
 
-from tercet.models._inputs import as_floats, as_generator
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
+from tercet.models._inputs import KeyLike, as_floats, as_generator
 
 MOST_ASSIGNED = 5_000  # particles of one assignment: its cost matrix is 200 MB, its time about a minute
 MOST_PAIRS = 250_000  # pairs of particles in one linear programme, about 10 s

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +12,12 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.models._inputs import as_floats, as_generator, as_jax
+from tercet.models._inputs import KeyLike, as_floats, as_generator, as_jax
 from tercet.models.trajectories.linear_noise import linear_noise_moments
+from tercet.models.trajectories.reference_sdes import Values
 from tercet.models.trajectories.simulation import simulate
 from tercet.models.trajectories.snapshot_model import SnapshotModel
 from tercet.models.trajectories.snapshots import Snapshots
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
-    from tercet.models.trajectories.reference_sdes import Values
 
 LARGEST_SPREAD = 1.25  # of simulated particles beside linear noise, beyond which a warning is given
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,11 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from tercet.inference.trajectories.conditioning import Pairs, check_pairs, gaussian_noise, linearised_bridge, matvec
-from tercet.models._inputs import as_key
+from tercet.models._inputs import KeyLike, as_key
 from tercet.models.trajectories.linear_noise import linear_noise_moments
-from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta, Values
 from tercet.models.trajectories.snapshot_model import JITTER
 from tercet.models.trajectories.transitions import inverse_and_log_det
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
-    from tercet.models.trajectories.reference_sdes import Values
 
 
 class GuidedPaths(NamedTuple):

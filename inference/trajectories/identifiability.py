@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,9 +11,7 @@ import scipy.linalg
 from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.inference.trajectories.forecasts import fitted_snapshots
 from tercet.inference.trajectories.reference_search import prior_draws
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
+from tercet.models._inputs import KeyLike
 
 WEAK = 1.0  # information of a direction, in prior sds, below which the data say less than the prior
 LARGE = 0.4  # loading from which a parameter is named

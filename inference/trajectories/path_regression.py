@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,12 +14,9 @@ from tercet.inference.trajectories.bridge_paths import MultimarginalBridge
 from tercet.inference.trajectories.bridge_problem import Parameters
 from tercet.inference.trajectories.conditioning import paths_between
 from tercet.inference.trajectories.unconstrained_prior import UnconstrainedPrior
-from tercet.models._inputs import as_jax, as_key
+from tercet.models._inputs import KeyLike, as_jax, as_key
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 from tercet.models.trajectories.transitions import inverse_and_log_det
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
 
 COPIES = 4  # paths to each particle
 

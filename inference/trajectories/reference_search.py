@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,11 @@ from jaxtyping import Array, Float
 from tercet.inference.posteriors.minimise import LEAST_BARRIER, Solution, minimise
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.posteriors.sites import prior_draw
-from tercet.models._inputs import as_jax, as_key
+from tercet.models._inputs import KeyLike, as_jax, as_key
 from tercet.models.trajectories.linear_noise import TransitionMoments, linear_noise_moments
 from tercet.models.trajectories.reference_sdes import Theta
 from tercet.models.trajectories.snapshot_model import JITTER, SnapshotModel
 from tercet.models.trajectories.snapshots import Snapshots
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
 
 SAME_MODE = 1e-2  # two modes are one where their log posteriors differ by less
 REFINED = 2  # distinct modes of the moment-matching posterior that are refined,
@@ -115,12 +112,7 @@ def _matching_problem(model: SnapshotModel, snapshots: Snapshots, key: KeyLike) 
 
 
 def _match_moments(
-    problem: Problem,
-    *,
-    starts: int,
-    key: KeyLike,
-    search: Callable[..., Solution],
-    advance: Callable[[], object],
+    problem: Problem, *, starts: int, key: KeyLike, search: Callable[..., Solution], advance: Callable[[], object]
 ) -> list[MomentMatch]:
     """Where moment matching ends from each draw of the prior, best first."""
     draws = prior_draws(problem, 64 + starts, key)

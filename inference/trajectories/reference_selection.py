@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,10 @@ from tercet.inference.trajectories.baselines import MIDPOINT, PERSISTENCE, persi
 from tercet.inference.trajectories.bridges import multimarginal_bridge
 from tercet.inference.trajectories.distances import wasserstein
 from tercet.inference.trajectories.references import reference_mode
+from tercet.models._inputs import KeyLike
+from tercet.models.trajectories.reference_sdes import Values
 from tercet.models.trajectories.snapshot_model import SnapshotModel
 from tercet.models.trajectories.snapshots import Snapshots
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
-    from tercet.models.trajectories.reference_sdes import Values
 
 
 class ReferenceChoice(NamedTuple):

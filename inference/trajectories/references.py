@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -18,11 +18,9 @@ from tercet.inference.posteriors.options import LaplaceOptions
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.trajectories.reference_search import multistart_mode
 from tercet.inference.trajectories.sandwich import sandwich_factor
+from tercet.models._inputs import KeyLike
 from tercet.models.trajectories.snapshot_model import SnapshotModel
 from tercet.models.trajectories.snapshots import Snapshots
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
 
 MOST_STEPS = 500
 """L-BFGS iterations of a search, unless the caller says otherwise."""
@@ -125,13 +123,7 @@ def fit_reference(
     options.check_read("fit_reference", "tolerance", "max_steps", "curvature")
     with tqdm(total=starts + 2, desc="fit_reference", disable=not progress) as bar:
         model, problem, solution, agree = multistart_mode(
-            model,
-            snapshots,
-            starts=starts,
-            key=key,
-            max_steps=options.max_steps,
-            stop_below=1e-6,
-            advance=bar.update,
+            model, snapshots, starts=starts, key=key, max_steps=options.max_steps, stop_below=1e-6, advance=bar.update
         )
         solution, factor = newton_to_mode(problem, solution, options)
         proper = not composite and model.start != "summary"

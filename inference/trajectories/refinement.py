@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -24,13 +24,9 @@ from tercet.inference.trajectories.distances import wasserstein
 from tercet.inference.trajectories.path_regression import fit_drift, sample_steps
 from tercet.inference.trajectories.sinkhorn import SinkhornSolution
 from tercet.inference.trajectories.unconstrained_prior import UnconstrainedPrior
-from tercet.models._inputs import as_key
-from tercet.models.trajectories.reference_sdes import ReferenceSDE
+from tercet.models._inputs import KeyLike, as_key
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Values
 from tercet.models.trajectories.snapshots import Snapshots
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
-    from tercet.models.trajectories.reference_sdes import Values
 
 FULL_STEPS = 8  # of the alternation, before steps of 1 / 2, 1 / 3, ... (stochastic approximation)
 HALVINGS = 5  # of a step that leads to a reference without bridges
@@ -136,11 +132,7 @@ def refine_reference(
     _check_held_out(snapshots, held_out)
     alternate = method == "alternate"
     problem = bridge_problem(
-        sde,
-        snapshots,
-        tolerance=1e-3 if alternate else 1e-5,
-        max_iterations=max_iterations,
-        substeps=substeps,
+        sde, snapshots, tolerance=1e-3 if alternate else 1e-5, max_iterations=max_iterations, substeps=substeps
     )
     objective = _Objective.of(problem, checked_parameters(sde, theta), alternate, held_out, as_key(key))
     begin = objective.evaluate(objective.prior.start, None)

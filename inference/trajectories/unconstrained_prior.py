@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from numpyro.distributions import biject_to
+from numpyro.distributions import Distribution, biject_to
 
 from tercet.inference.trajectories.bridge_problem import Parameters
 from tercet.models._inputs import as_jax
-
-if TYPE_CHECKING:
-    from tercet.models.trajectories.reference_sdes import Priors
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +28,12 @@ class UnconstrainedPrior:
     unravel : from a vector [p] to the sites, unconstrained
     """
 
-    priors: Priors
+    priors: Mapping[str, Distribution]
     start: Float[np.ndarray, " p"]
     unravel: Callable[[Array], dict[str, Array]]
 
     @classmethod
-    def of(cls, priors: Priors, theta: Parameters) -> UnconstrainedPrior:
+    def of(cls, priors: Mapping[str, Distribution], theta: Parameters) -> UnconstrainedPrior:
         """With its start at theta; raises where theta is outside the support."""
         with jax.enable_x64(True):
             values = {site: biject_to(prior.support).inv(jnp.asarray(theta[site])) for site, prior in priors.items()}
@@ -50,12 +46,12 @@ class UnconstrainedPrior:
     def constrain(self, z: np.ndarray) -> dict[str, np.ndarray]:
         """Parameters at z."""
         with jax.enable_x64(True):
-            return {site: np.asarray(value) for site, value in self._constrain(jnp.asarray(z)).items()}
+            return {site: np.asarray(value) for site, value in self._parts(jnp.asarray(z))[0].items()}
 
     def potential(self, z: np.ndarray) -> float:
         """Minus the log prior density at z."""
         with jax.enable_x64(True):
-            return float(self._potential(jnp.asarray(z)))
+            return float(self._parts(jnp.asarray(z))[1])
 
     def gradient(self, z: np.ndarray, gradient: Mapping[str, np.ndarray]) -> Float[np.ndarray, " p"]:
         """Gradient in z of the potential plus a function of theta whose gradient in theta is given."""
@@ -73,12 +69,8 @@ class UnconstrainedPrior:
         return theta, potential
 
     @cached_property
-    def _constrain(self) -> Callable[[Array], dict[str, Array]]:
-        return jax.jit(lambda z: self._split(z)[0])
-
-    @cached_property
-    def _potential(self) -> Callable[[Array], Array]:
-        return jax.jit(lambda z: self._split(z)[1])
+    def _parts(self) -> Callable[[Array], tuple[dict[str, Array], Array]]:
+        return jax.jit(self._split)
 
     @cached_property
     def _gradient(self) -> Callable[[Array, dict[str, Array]], Array]:

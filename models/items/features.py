@@ -140,7 +140,7 @@ class Features(abc.ABC):
     @property
     def near_mean(self) -> Float[np.ndarray, " d"]:
         """A point near the mean of the rows, the mean of the first: sums about it lose no digits."""
-        return self[: min(FIRST, self.block_rows)].mean(axis=0, dtype=np.float64)
+        return np.asarray(self[: min(FIRST, self.block_rows)].mean(axis=0, dtype=np.float64))
 
     @cached_property
     def moments(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
@@ -171,7 +171,8 @@ class InMemory(Features):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.array.shape
+        n, d = self.array.shape
+        return n, d
 
     @property
     def public(self) -> Any:
@@ -200,7 +201,7 @@ class InMemory(Features):
 
     @property
     def near_mean(self) -> Float[np.ndarray, " d"]:
-        return np.asarray(self.array).mean(axis=0, dtype=np.float64)
+        return np.asarray(np.mean(self.array, axis=0, dtype=np.float64))
 
     @cached_property
     def moments(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
@@ -266,7 +267,7 @@ class Identity(Features):
     def sandwich(self, middle: scipy.sparse.sparray) -> Float[np.ndarray, "d d"]:
         if self.index is not None:
             return super().sandwich(middle)
-        return middle.toarray()
+        return np.asarray(middle.toarray())
 
     def levels(self, direction: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"]:
         return self @ direction

@@ -50,7 +50,7 @@ class Projection(Storable):
                 f"(raw embeddings; it makes {width} components of them itself)."
             )
         centred = features.astype(np.float64) - self.center
-        return (centred if self.basis is None else centred @ self.basis) / self.scale
+        return np.asarray((centred if self.basis is None else centred @ self.basis) / self.scale)
 
     def same_as(self, other: Any) -> bool:
         """Whether the other projection has the same numbers."""

@@ -133,7 +133,7 @@ class ComparisonModel(Storable):
         With a link K = 2: P(second preferred), P(first preferred); otherwise those of the distribution of `answer`.
         """
         if self.link is None:
-            return self._in_numpy(_answers, logit, sites)
+            return _of_answers(self, logit, sites)[0]
         logit = np.asarray(logit)
         return np.stack([self.link.probability(-logit), self.link.probability(logit)], axis=-1)
 
@@ -148,15 +148,7 @@ class ComparisonModel(Storable):
         """Fisher information of one answer about its logit: sum_k (dp_k / dr)^2 / p_k."""
         if self.link is not None:
             return self.link.information(logit)
-
-        return self._in_numpy(_answer_information, logit, sites)
-
-    def _in_numpy(self, function: Callable[..., Any], logit: Any, sites: Mapping[str, Any]) -> np.ndarray:
-        """function(answer as a function of the logit, logit), computed by JAX in 64 bit."""
-        with jax.enable_x64(True):
-            known = {name: np.asarray(value, np.float64) for name, value in sites.items()}
-            answer = substitute(self.answer, data=as_jax(known))
-            return np.asarray(function(answer, as_jax(np.asarray(logit, np.float64))))
+        return _of_answers(self, logit, sites)[1]
 
     def encode(self, outcome: Any) -> Any:
         """The outcome as the distribution of `answer` takes it."""
@@ -301,18 +293,25 @@ class Davidson(ComparisonModel):
         """P(second), P(tie), P(first) [..., 3]."""
         logits = _davidson_logits(np.asarray(logit), np.asarray(sites["tie_strength"]), np)
         odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return odds / odds.sum(axis=-1, keepdims=True)
+        return np.asarray(odds / odds.sum(axis=-1, keepdims=True))
 
 
-def _answers(answer: Callable[[Any], Any], logit: Any) -> Any:
-    """Probability [..., K] of each answer."""
-    outcome = answer(logit)
-    return jnp.moveaxis(jnp.exp(outcome.log_prob(outcome.enumerate_support(expand=False))), 0, -1)
+def _of_answers(model: ComparisonModel, logit: Any, sites: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [..., K] of the answers and Fisher information [...] about the logit, from `model.answer` alone."""
+    with jax.enable_x64(True):
+        known = {name: np.asarray(value, np.float64) for name, value in sites.items()}
+        p, information = _differentiated(model, *as_jax((np.asarray(logit, np.float64), known)))
+        return np.asarray(p), np.asarray(information)
 
 
-def _answer_information(answer: Callable[[Any], Any], logit: Any) -> Any:
-    p, slope = jax.jvp(partial(_answers, answer), (logit,), (jnp.ones_like(logit),))
-    return jnp.sum(jnp.square(slope) / jnp.maximum(p, 1e-300), axis=-1)
+@partial(jax.jit, static_argnums=0)
+def _differentiated(model: ComparisonModel, logit: Any, sites: dict[str, Any]) -> tuple[Any, Any]:
+    def probabilities(logit: Any) -> Any:
+        answer = substitute(model.answer, data=sites)(logit)
+        return jnp.moveaxis(jnp.exp(answer.log_prob(answer.enumerate_support(expand=False))), 0, -1)
+
+    p, slope = jax.jvp(probabilities, (logit,), (jnp.ones_like(logit),))
+    return p, jnp.sum(jnp.square(slope) / jnp.maximum(p, 1e-300), axis=-1)
 
 
 def _davidson_logits(logit: Any, tie: Any, library: Any) -> Any:

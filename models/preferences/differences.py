@@ -136,7 +136,7 @@ class GraphDifferences(Differences):
         order, starts = self._by_first
         joint = scipy.sparse.csr_array((weights[order], self.second[order], starts), shape=(n, n))
         crossed = self.features.sandwich(joint)
-        own = self.features.gram(degree) - crossed - crossed.T
+        own: np.ndarray = self.features.gram(degree) - crossed - crossed.T
         if self.covariates is None:
             return own
         edge = np.column_stack([self.rmatvec(weights * column) for column in self.covariates.T])
@@ -158,7 +158,7 @@ class GraphDifferences(Differences):
         return np.asarray(np.einsum("ij,ij->i", gap, gap))
 
     def _gaps(self, whitened: np.ndarray, effects: np.ndarray, part: slice) -> Float[np.ndarray, "b k"]:
-        gap = whitened[self.first[part]]
+        gap: np.ndarray = whitened[self.first[part]]
         gap -= whitened[self.second[part]]
         if self.covariates is not None:
             gap += self._covariates(part) @ effects

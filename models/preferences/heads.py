@@ -112,7 +112,7 @@ class LinearInParameters(ScaledHead):
 
     def __call__(self, items: Items) -> Float[Array, " n"]:
         parameters = scaled_normal(self.site, self.plate, self.size(items), self.unit(items), self.prior_sd)
-        return self.rewards({self.site: parameters}, items)
+        return jnp.asarray(self.rewards({self.site: parameters}, items))
 
     def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
         return sites[self.site] @ self.features(items)[:].T

@@ -46,23 +46,24 @@ class Link(abc.ABC):
 
     def probability(self, r: Array) -> Array:
         """F(r)."""
-        return np.exp(self._derivatives(r)[0])
+        return np.asarray(np.exp(self._derivatives(r)[0]))
 
     def log_likelihood(self, r: Array, outcome: Array) -> Array:
         """Outcome log F(r) + (1 - outcome) log F(-r)."""
-        return outcome * self._derivatives(r)[0] + (1.0 - outcome) * self._derivatives(-r)[0]
+        return np.asarray(outcome * self._derivatives(r)[0] + (1.0 - outcome) * self._derivatives(-r)[0])
 
     def score(self, r: Array, outcome: Array) -> Array:
         """First derivative of the log likelihood in r."""
-        return outcome * self._derivatives(r)[1] - (1.0 - outcome) * self._derivatives(-r)[1]
+        return np.asarray(outcome * self._derivatives(r)[1] - (1.0 - outcome) * self._derivatives(-r)[1])
 
     def curvature(self, r: Array, outcome: Array) -> Array:
         """Minus the second derivative of the log likelihood in r, not negative."""
-        return -outcome * self._derivatives(r)[2] - (1.0 - outcome) * self._derivatives(-r)[2]
+        return np.asarray(-outcome * self._derivatives(r)[2] - (1.0 - outcome) * self._derivatives(-r)[2])
 
     def information(self, r: Array) -> Array:
         """Fisher information of one answer about r, F'(r)^2 / (F(r) F(-r)): the expected curvature."""
-        return self._derivatives(r)[1] * self._derivatives(-r)[1]  # F'(r) = F(r) (log F)'(r) = F(-r) (log F)'(-r)
+        # F'(r) = F(r) (log F)'(r) = F(-r) (log F)'(-r)
+        return np.asarray(self._derivatives(r)[1] * self._derivatives(-r)[1])
 
     def entropy(self, r: Array) -> Array:
         """Entropy -F log F - (1 - F) log(1 - F) of an answer in nats."""
@@ -160,14 +161,14 @@ class Probit(Link):
         return np.asarray(outcome * log_ndtr(r) + (1.0 - outcome) * log_ndtr(-r))
 
     def score(self, r: Array, outcome: Array) -> Array:
-        return outcome * inverse_mills(r) - (1.0 - outcome) * inverse_mills(-r)
+        return np.asarray(outcome * inverse_mills(r) - (1.0 - outcome) * inverse_mills(-r))
 
     def curvature(self, r: Array, outcome: Array) -> Array:
         up, down = inverse_mills(r), inverse_mills(-r)
-        return outcome * up * (up + r) + (1.0 - outcome) * down * (down - r)
+        return np.asarray(outcome * up * (up + r) + (1.0 - outcome) * down * (down - r))
 
     def information(self, r: Array) -> Array:
-        return inverse_mills(r) * inverse_mills(-r)  # phi^2 / (Phi (1 - Phi))
+        return np.asarray(inverse_mills(r) * inverse_mills(-r))  # phi^2 / (Phi (1 - Phi))
 
     def entropy(self, r: Array) -> Array:
         less, log_less = ndtr(-np.abs(r)), log_ndtr(-np.abs(r))

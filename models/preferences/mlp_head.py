@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -75,7 +76,7 @@ class MLPHead(ScaledHead):
             inputs = width
         unit = 1.0 / math.sqrt(2.0 * inputs * UNIT_VARIANCE)
         sites["weights"] = scaled_normal("weights", "unit", inputs, unit, self.prior_sd)
-        return self.rewards(sites, items)
+        return jnp.asarray(self.rewards(sites, items))
 
     def rewards(self, sites: Mapping[str, Any], items: Items) -> Any:
         layers = [(sites[f"kernel_{k}"], sites[f"bias_{k}"]) for k in range(len(self.widths))]

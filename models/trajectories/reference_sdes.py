@@ -26,14 +26,14 @@ Theta = Mapping[str, Array]
 """Parameters of drift and volatility: name of the site to value."""
 Coefficient = Callable[[Theta, Array, jax.typing.ArrayLike], jax.typing.ArrayLike]
 """Drift or volatility, (theta, state [d], time) -> [d]; a volatility may also give one number, or [d, m]."""
+Values = Mapping[str, ArrayLike | float]
+"""Name of the site to its value, as a user gives it (at run time a float is not taken for complex)."""
 
 if TYPE_CHECKING:  # not at run time: other types meet a ValueError that names the site
     from numpyro.distributions import Distribution
 
     Priors = Mapping[str, Distribution]
     """Name of the site to its prior distribution."""
-    Values = Mapping[str, ArrayLike]
-    """Name of the site to its value, as a user gives it."""
 
 
 @dataclass(frozen=True, eq=False)

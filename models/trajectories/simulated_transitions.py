@@ -12,7 +12,6 @@ The random numbers are the same at all parameters: the density is as smooth in t
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +19,9 @@ import jax.typing
 import numpy as np
 from jaxtyping import Array, Float
 
-from tercet.models._inputs import as_jax, as_key
+from tercet.models._inputs import KeyLike, as_jax, as_key
 from tercet.models.trajectories.linear_noise import FAR, TransitionMoments, data_scale, linear_noise_moments
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
 
 
 def simulated_moments(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +10,12 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from tercet.models._inputs import as_floats, as_jax, as_key
-from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
-    from tercet.models.trajectories.reference_sdes import Values
+from tercet.models._inputs import KeyLike, as_floats, as_jax, as_key
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta, Values
 
 
 def simulate(
-    sde: ReferenceSDE,
-    theta: Values,
-    starts: ArrayLike,
-    times: ArrayLike,
-    *,
-    step: float = 0.01,
-    key: KeyLike = 0,
+    sde: ReferenceSDE, theta: Values, starts: ArrayLike, times: ArrayLike, *, step: float = 0.01, key: KeyLike = 0
 ) -> np.ndarray:
     """Draw an independent path of dX = b_theta(X, t) dt + s_theta(X, t) dW from each start.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,13 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from tercet.models._inputs import as_jax, as_key
+from tercet.models._inputs import KeyLike, as_jax, as_key
 from tercet.models.trajectories.linear_noise import TransitionMoments, forward_only, linear_noise_moments
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 from tercet.models.trajectories.simulated_transitions import simulated_moments
 from tercet.models.trajectories.snapshots import Snapshots
 from tercet.models.trajectories.structure import Structural
 from tercet.models.trajectories.transitions import SnapshotMixture
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
 
 JITTER = 1e-12  # of the squared data scale, added to transition covariances: without noise they stay invertible
 
@@ -203,7 +200,9 @@ class SnapshotModel(Structural):
         times, size = as_jax(snapshots.times), snapshots.magnitude  # passed on as data: they may be traced
         if self.anchor == "first":
 
-            def forward(latent: tuple[Theta, Theta], cloud: Array, times: Array, size: Array) -> TransitionMoments:
+            def forward(
+                latent: tuple[Theta, Theta], cloud: Array, times: Array, size: jax.typing.ArrayLike
+            ) -> TransitionMoments:
                 own = jnp.zeros((self.sde.dim, self.sde.dim))
                 if self.start == "summary":
                     seen = np.flatnonzero(snapshots.observed)
@@ -222,7 +221,7 @@ class SnapshotModel(Structural):
         owner, fill = _stacked_rows([len(source) for source in sources])
 
         def together(
-            theta: Theta, sources: Array, spreads: Array | None, times: Array, size: Array
+            theta: Theta, sources: Array, spreads: Array | None, times: Array, size: jax.typing.ArrayLike
         ) -> TransitionMoments:
             if self.sde.affine:  # all particles of an interval follow the one at their mean, by its flow
                 middle, clock = sources[fill].mean(axis=1), jnp.stack([times[:-1], times[1:]])

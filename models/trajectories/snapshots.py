@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from tercet.models._inputs import as_floats, as_generator, as_ids, as_indices, is_concrete, same_length
+from tercet.models._inputs import KeyLike, as_floats, as_generator, as_ids, as_indices, is_concrete, same_length
 from tercet.models._pytree import Container, pytree
-
-if TYPE_CHECKING:
-    from tercet.models._inputs import KeyLike
 
 
 @pytree("names", "observed")

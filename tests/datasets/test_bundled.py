@@ -89,8 +89,8 @@ def test_answers_have_the_frequencies_of_the_ratings(words: RatedItems, seed: in
         counts = np.array([(row == value).sum() for value in (0.0, 0.5, 1.0)])
         assert counts[chance == 0].sum() == 0
         if (chance > 0).sum() > 1:
-            found = scipy.stats.chisquare(counts[chance > 0], 1500 * chance[chance > 0])
-            assert found.pvalue > FALSE_ALARM / 12
+            test = scipy.stats.chisquare(counts[chance > 0], 1500 * chance[chance > 0])
+            assert test.pvalue > FALSE_ALARM / 12
 
 
 def test_answers_are_reproducible_and_differ_between_keys(words: RatedItems, seed: int) -> None:

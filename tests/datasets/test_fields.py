@@ -1,4 +1,4 @@
-"""Simulated fields have the laws they are said to have; airfields are where they are."""
+"""Simulated fields have their stated distributions; airfields are where they are."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import pytest
 from tercet.datasets import airfields, gaussian_field_task, line_task
 
 
-@pytest.mark.parametrize(("task", "places", "copies"), [("grid", 900, 50), ("point", 1, 45_000)])
-def test_tasks_have_their_shapes(task, places, copies, seed):
-    found = gaussian_field_task(task, 200, seed)
-    assert found.train.response.shape == (1000,)
-    assert found.validation.covariates.shape == (200, 2)
-    assert found.test.response.shape == (copies, places)
-    assert found.test.response.std(axis=0).mean() == pytest.approx(
+@pytest.mark.parametrize(("task", "sites", "copies"), [("grid", 900, 50), ("point", 1, 45_000)])
+def test_tasks_have_their_shapes(task, sites, copies, seed):
+    simulated = gaussian_field_task(task, 200, seed)
+    assert simulated.train.response.shape == (1000,)
+    assert simulated.validation.covariates.shape == (200, 2)
+    assert simulated.test.response.shape == (copies, sites)
+    assert simulated.test.response.std(axis=0).mean() == pytest.approx(
         np.sqrt(0.1), rel=0.05
     )  # copies differ by noise only
     again = gaussian_field_task(task, 200, seed)
-    np.testing.assert_array_equal(found.validation.response, again.validation.response)
+    np.testing.assert_array_equal(simulated.validation.response, again.validation.response)
 
 
 def test_covariates_and_noise_have_their_covariance(seed):
     """Over 12 draws: covariates of variance 1, correlated as Matern 3/2 of length .3 says, up to sampling."""
     products, squares = [], []
     for draw in range(12):
-        found = gaussian_field_task("grid", 10, 100 * seed + draw)
-        x = found.test.covariates.reshape(30, 30, 2)
+        simulated = gaussian_field_task("grid", 10, 100 * seed + draw)
+        x = simulated.test.covariates.reshape(30, 30, 2)
         squares.append(np.square(x).mean())
         products.append((x[3:] * x[:-3]).mean())  # three cells of 1 / 29: distance .1034
     u = np.sqrt(3) * (3 / 29) / 0.3
@@ -49,12 +49,12 @@ def test_labels_of_the_grid_task_crowd(seed):
 
 
 def test_line_task(seed):
-    found = line_task(2000, seed)
-    s = found.validation.sites.coordinates[:, 0]
-    assert (found.validation.response - np.abs(s)).min() >= 0
-    assert (found.validation.response - np.abs(s)).max() <= 0.02
+    simulated = line_task(2000, seed)
+    s = simulated.validation.sites.coordinates[:, 0]
+    assert (simulated.validation.response - np.abs(s)).min() >= 0
+    assert (simulated.validation.response - np.abs(s)).max() <= 0.02
     assert (s + 0.5).mean() == pytest.approx(2 / 3, abs=0.03)  # roots of uniform numbers
-    assert found.test.sites.coordinates[:, 0] == pytest.approx(np.linspace(-0.5, 0.5, 21))
+    assert simulated.test.sites.coordinates[:, 0] == pytest.approx(np.linspace(-0.5, 0.5, 21))
 
 
 def test_airfields_are_where_they_are():

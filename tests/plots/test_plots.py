@@ -86,11 +86,11 @@ def test_new_figure_where_no_axes_are_given(curves):
 
 def test_best_of_n_has_a_line_a_rule(ax, rng):
     gold, prompt = rng.normal(size=60), np.repeat([0, 1], 30)
-    found = {
+    results = {
         name: best_of_n(gold + noise * rng.normal(size=60), gold, prompt) for name, noise in (("a", 0.0), ("b", 2.0))
     }
-    assert plot_best_of_n(found, ax=ax) is ax
-    for line, result in zip(ax.lines, found.values(), strict=True):
+    assert plot_best_of_n(results, ax=ax) is ax
+    for line, result in zip(ax.lines, results.values(), strict=True):
         np.testing.assert_allclose(line.get_ydata(), result.reward)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
     with pytest.raises(ValueError, match="nothing to show"):

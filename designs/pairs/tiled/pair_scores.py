@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tercet.designs.pairs.pool import PairPool
+from tercet.designs.pairs.tiled.dask_tiles import best_pairs_by_tasks
 from tercet.designs.pairs.tiled.tiles import BestPairs, TileScore, Tiling, best_pairs
 from tercet.models.items.items import Items
 
@@ -39,8 +40,6 @@ class AllPairs:
             return best_pairs(score, n, self.prompt, self.exclude, self.mask, tiling)
         if self.mask is not None:
             raise ValueError("a mask of pairs needs features in memory, not a Dask array; use prompts or exclude.")
-        from tercet.designs.pairs.tiled.dask_tiles import best_pairs_by_tasks
-
         return best_pairs_by_tasks(score, n, self.prompt, self.exclude, tiling)
 
 

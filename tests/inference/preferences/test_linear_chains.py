@@ -9,7 +9,7 @@ import pytest
 from numpyro.infer.util import log_density
 
 from tercet.inference import laplace, nuts, reward_difference
-from tercet.inference.posteriors.nuts import _has_whitened_form
+from tercet.inference.posteriors.nuts import has_whitened_data
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone
 
 
@@ -39,7 +39,7 @@ def test_the_target_is_the_density_of_the_model(model, many, data, rng):
     if not many and isinstance(model.head, AbilityHead) and math.isinf(model.prior_sd):
         pytest.skip("few answers do not connect the items")
     fit = laplace(model, items, answers)
-    assert _has_whitened_form(fit, model)
+    assert has_whitened_data(fit, model)
     target, whitened = model.whitened(fit.center, fit.root, items, answers)
     u = rng.normal(size=(5, len(fit.center)))
     ours = [log_density(target, (whitened,), {}, {"u": jnp.asarray(one)})[0] for one in u]
@@ -77,6 +77,6 @@ def test_another_model_takes_the_general_way(data):
     items, answers = data
     ties = Comparisons(answers.first, answers.second, np.round(answers.outcome * 2) / 2)
     fit = laplace(Davidson(LinearHead(1.0)), items, ties)
-    assert not _has_whitened_form(fit, Davidson(LinearHead(1.0)))
+    assert not has_whitened_data(fit, Davidson(LinearHead(1.0)))
     other = laplace(BradleyTerry(LinearHead(1.0)), items, answers)
-    assert not _has_whitened_form(other, BradleyTerry(LinearHead(2.0)))
+    assert not has_whitened_data(other, BradleyTerry(LinearHead(2.0)))

@@ -23,38 +23,38 @@ KERNEL = partial(weighted_holdout_risk, ratio="kernel")
 
 def test_kernel_weights_are_the_density_ratio(rng):
     """Normal sites, normal test sites: the weights follow the ratio of the two densities."""
-    here, there = rng.normal(0.0, 1.0, (3000, 1)), rng.normal(0.7, 0.7, (3000, 1))
-    found = weighted_holdout_risk(here[:, 0], here, there)
-    true = norm.pdf(here[:, 0], 0.7, 0.7) / norm.pdf(here[:, 0])
-    middle = np.abs(here[:, 0]) < 1.5
-    assert np.corrcoef(found.weights[middle], true[middle])[0, 1] > 0.95
-    assert found.estimate == pytest.approx(0.7, abs=0.1)
-    assert found.weights.sum() == pytest.approx(1.0)
+    sites, targets = rng.normal(0.0, 1.0, (3000, 1)), rng.normal(0.7, 0.7, (3000, 1))
+    risk = weighted_holdout_risk(sites[:, 0], sites, targets)
+    true = norm.pdf(sites[:, 0], 0.7, 0.7) / norm.pdf(sites[:, 0])
+    middle = np.abs(sites[:, 0]) < 1.5
+    assert np.corrcoef(risk.weights[middle], true[middle])[0, 1] > 0.95
+    assert risk.estimate == pytest.approx(0.7, abs=0.1)
+    assert risk.weights.sum() == pytest.approx(1.0)
 
 
 def test_classifier_weights_are_the_density_ratio(rng):
     sklearn = pytest.importorskip("sklearn.linear_model")
-    here, there = rng.normal(0.0, 1.0, (600, 1)), rng.normal(0.7, 1.0, (600, 1))
+    sites, targets = rng.normal(0.0, 1.0, (600, 1)), rng.normal(0.7, 1.0, (600, 1))
     exact = weighted_holdout_risk(
-        here[:, 0], here, there, ratio=sklearn.LogisticRegression()
+        sites[:, 0], sites, targets, ratio=sklearn.LogisticRegression()
     )  # the ratio is log-linear
-    true = np.exp(0.7 * here[:, 0])
+    true = np.exp(0.7 * sites[:, 0])
     assert np.corrcoef(exact.weights, true)[0, 1] > 0.97
-    boosted = weighted_holdout_risk(here[:, 0], here, there, ratio="classifier", key=1)
+    boosted = weighted_holdout_risk(sites[:, 0], sites, targets, ratio="classifier", key=1)
     assert 0.4 < boosted.estimate < 1.3  # trees in a thin tail are sure of too much; holdout says 0
-    again = weighted_holdout_risk(here[:, 0], here, there, ratio="classifier", key=1)
+    again = weighted_holdout_risk(sites[:, 0], sites, targets, ratio="classifier", key=1)
     np.testing.assert_array_equal(boosted.weights, again.weights)
 
 
 def test_given_ratios_and_the_sphere(rng):
     sites = rng.uniform(size=(40, 2))
     ratio = rng.uniform(size=40)
-    found = weighted_holdout_risk(np.arange(40.0), sites, sites, ratio=ratio)
-    assert found.estimate == pytest.approx(ratio @ np.arange(40.0) / ratio.sum())
+    risk = weighted_holdout_risk(np.arange(40.0), sites, sites, ratio=ratio)
+    assert risk.estimate == pytest.approx(ratio @ np.arange(40.0) / ratio.sum())
     globe = np.stack([rng.uniform(-60, 60, 400), rng.uniform(-180, 180, 400)], axis=1)
     north = Sites(np.abs(globe), "sphere")
-    found = weighted_holdout_risk(1.0 * (globe[:, 0] > 0), Sites(globe, "sphere"), north)
-    assert found.estimate > 0.8
+    risk = weighted_holdout_risk(1.0 * (globe[:, 0] > 0), Sites(globe, "sphere"), north)
+    assert risk.estimate > 0.8
     weighted_holdout_risk(np.arange(40.0), sites, sites[:1])  # one test site has no density of its own
     same = np.zeros((40, 2))
     assert weighted_holdout_risk(np.arange(40.0), same, same).estimate == pytest.approx(19.5)
@@ -116,13 +116,13 @@ def test_infill_shows_where_weights_fail(seed):
 def test_infill_on_the_sphere_and_bad_input(seed):
     rng = np.random.default_rng(seed)
     cities = Sites(np.stack([rng.normal(50, 3, 40), rng.normal(10, 5, 40)], axis=1), "sphere")
-    there = Sites(np.stack([rng.uniform(46, 54, 400), rng.uniform(2, 18, 400)], axis=1), "sphere")
-    check = infill_check({"1NN": nearest_neighbour_risk}, cities, there, repeats=10, key=seed)
+    targets = Sites(np.stack([rng.uniform(46, 54, 400), rng.uniform(2, 18, 400)], axis=1), "sphere")
+    check = infill_check({"1NN": nearest_neighbour_risk}, cities, targets, repeats=10, key=seed)
     assert check.passes["1NN"]
     with pytest.raises(ValueError, match="at least four"):
-        infill_check({"1NN": nearest_neighbour_risk}, cities, there, multiples=(1.0, 2.0))
+        infill_check({"1NN": nearest_neighbour_risk}, cities, targets, multiples=(1.0, 2.0))
     with pytest.raises(ValueError, match="repeats"):
-        infill_check({"1NN": nearest_neighbour_risk}, cities, there, repeats=1)
+        infill_check({"1NN": nearest_neighbour_risk}, cities, targets, repeats=1)
 
 
 def test_models_are_ranked_where_it_matters(rng):

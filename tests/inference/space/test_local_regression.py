@@ -24,8 +24,8 @@ def scattered(rng: np.random.Generator, n: int, metric: str = "plane", dim: int 
     return Sites(np.stack([latitude, longitude], axis=1), metric)
 
 
-def assert_finite(found: Any) -> None:
-    for part in found:
+def assert_finite(prediction: Any) -> None:
+    for part in prediction:
         assert np.isfinite(part).all()
 
 
@@ -55,13 +55,13 @@ def test_dense_refit_at_every_site(metric: str, dim: int, p: int, k: Any, rng: n
     x, x_new, y = 3 + rng.normal(size=(n, p)), 3 + rng.normal(size=(m, p)), 10 + rng.normal(size=n)
     k = {"least": 2 * p + 3, "all": n}.get(k, k)
     covariates = (x, x_new) if p else (None, None)
-    found = geographically_weighted_regression(sites, covariates[0], y, neighbours=k).predict(new, covariates[1])
+    prediction = geographically_weighted_regression(sites, covariates[0], y, neighbours=k).predict(new, covariates[1])
     gap = distances(new, sites)
     for i in range(m):
-        for ours, theirs in zip(found, refit(gap[i], x, y, k, x_new[i]), strict=False):
-            # seven sites, weighted down to a few, may leave little freedom: the oracle itself loses digits there
+        for ours, theirs in zip(prediction, refit(gap[i], x, y, k, x_new[i]), strict=False):
+            # seven sites, weighted down to a few, may leave little freedom: the oracle itself loses digits
             np.testing.assert_allclose(ours[i], theirs, rtol=1e-5 if k < 30 else 1e-8, atol=1e-8 if k >= 30 else 1e-6)
-    assert not found.weak.any()
+    assert not prediction.weak.any()
 
 
 @pytest.mark.parametrize("layout", ["plane", "sphere", "lattice", "duplicates"])
@@ -73,10 +73,10 @@ def test_leave_one_out_is_a_refit_without_the_site(layout: str, rng: np.random.G
     if layout == "duplicates":
         sites = Sites(np.repeat(sites.coordinates[:16], 4, axis=0)[rng.permutation(64)])
     x, y = rng.normal(size=(64, 2)), rng.normal(size=64)
-    found = geographically_weighted_regression(sites, x, y)
+    fit = geographically_weighted_regression(sites, x, y)
     gap = distances(sites, sites)
-    assert len(found.leave_one_out) > 8
-    for k, error in found.leave_one_out.items():
+    assert len(fit.leave_one_out) > 8
+    for k, error in fit.leave_one_out.items():
         if k < 11:
             continue  # refits through a handful of weighted points: compared below, without the oracle's own error
         square = 0.0
@@ -84,10 +84,10 @@ def test_leave_one_out_is_a_refit_without_the_site(layout: str, rng: np.random.G
             rest = np.delete(np.arange(64), i)
             square += (y[i] - refit(gap[i, rest], x[rest], y[rest], k, x[i])[0]) ** 2
         assert error == pytest.approx(square / 64, rel=1e-8)
-    assert found.neighbours == min(found.leave_one_out, key=lambda k: found.leave_one_out[k])
+    assert fit.neighbours == min(fit.leave_one_out, key=lambda k: fit.leave_one_out[k])
     # Every weight directly, none by moments.
-    direct = leave_one_out_errors(sites, ScaledData(x, y), fewest=7, most=63, direct_below=np.inf)
-    np.testing.assert_allclose(list(direct.values()), list(found.leave_one_out.values()), rtol=1e-6)
+    direct = leave_one_out_errors(sites, ScaledData.of(x, y), fewest=7, most=63, direct_below=np.inf)
+    np.testing.assert_allclose(list(direct.values()), list(fit.leave_one_out.values()), rtol=1e-6)
 
 
 def test_recovers_a_surface_of_coefficients_and_knows_when_there_is_none(rng: np.random.Generator) -> None:
@@ -101,12 +101,12 @@ def test_recovers_a_surface_of_coefficients_and_knows_when_there_is_none(rng: np
 
     varying = 1 + slope(sites) * x[:, 0] + noise * rng.normal(size=n)
     local = geographically_weighted_regression(sites, x, varying)
-    found = local.predict(new, x_new)
+    prediction = local.predict(new, x_new)
     design = np.column_stack([np.ones(n), x])
     same_everywhere = np.linalg.lstsq(design, varying, rcond=None)[0][1]
-    error, plain = (np.sqrt(np.mean((b - slope(new)) ** 2)) for b in (found.coefficients[:, 1], same_everywhere))
+    error, plain = (np.sqrt(np.mean((b - slope(new)) ** 2)) for b in (prediction.coefficients[:, 1], same_everywhere))
     assert error < 0.35 * plain
-    assert np.sqrt(np.mean((found.mean - 1 - slope(new) * x_new[:, 0]) ** 2)) < noise
+    assert np.sqrt(np.mean((prediction.mean - 1 - slope(new) * x_new[:, 0]) ** 2)) < noise
     constant = geographically_weighted_regression(sites, x, 1 + 0.5 * x[:, 0] + noise * rng.normal(size=n))
     assert local.neighbours < n / 4 < constant.neighbours
     assert constant.leave_one_out[constant.neighbours] == pytest.approx(noise**2, rel=5 * np.sqrt(2 / n))
@@ -118,20 +118,20 @@ def test_standard_errors_are_those_of_repeated_data(rng: np.random.Generator) ->
     With noise of one variance both have the same expectation, exactly; six standard errors. Negative control: a
     variance divided by the sum of weights, as if two coefficients cost no freedom, is rejected (8 in the mean).
     """
-    places, k = 5000, 13
-    centres = 1e3 * np.arange(places)[:, None]
-    sites = (centres[:, None] + rng.uniform(-1, 1, size=(places, k, 1))).reshape(-1, 1)
-    x, x_new = rng.normal(size=(len(sites), 1)), rng.normal(size=(places, 1))
+    count, k = 5000, 13
+    centres = 1e3 * np.arange(count)[:, None]
+    sites = (centres[:, None] + rng.uniform(-1, 1, size=(count, k, 1))).reshape(-1, 1)
+    x, x_new = rng.normal(size=(len(sites), 1)), rng.normal(size=(count, 1))
     y = 1 + 2 * x[:, 0] + rng.normal(size=len(sites))
-    found = geographically_weighted_regression(sites, x, y, neighbours=k).predict(centres, x_new)
+    prediction = geographically_weighted_regression(sites, x, y, neighbours=k).predict(centres, x_new)
     for error, stated in (
-        (found.mean - 1 - 2 * x_new[:, 0], found.standard_error),
-        (found.coefficients[:, 1] - 2, found.coefficient_errors[:, 1]),
+        (prediction.mean - 1 - 2 * x_new[:, 0], prediction.standard_error),
+        (prediction.coefficients[:, 1] - 2, prediction.coefficient_errors[:, 1]),
     ):
         assert abs(score(error**2 - stated**2)) < 6
     weights = 8 / 15 * k  # the mean of (1 - u^2)^2 is 8 / 15, of its square 128 / 315: the trace is 2 x 0.76
-    careless = (1 - 2 * 0.76 / weights) * found.standard_error**2
-    assert score((found.mean - 1 - 2 * x_new[:, 0]) ** 2 - careless) > 3
+    careless = (1 - 2 * 0.76 / weights) * prediction.standard_error**2
+    assert score((prediction.mean - 1 - 2 * x_new[:, 0]) ** 2 - careless) > 3
 
 
 def score(values: np.ndarray) -> float:
@@ -142,10 +142,10 @@ def test_an_exact_plane_of_covariates_is_found_everywhere(rng: np.random.Generat
     sites, x = scattered(rng, 200, "sphere"), rng.normal(size=(200, 3))
     beta, new = rng.normal(size=3), scattered(rng, 50, "sphere")
     x_new = 5 * rng.normal(size=(50, 3))
-    found = geographically_weighted_regression(sites, x, 7 + x @ beta, neighbours=25).predict(new, x_new)
-    np.testing.assert_allclose(found.mean, 7 + x_new @ beta, atol=1e-9)
-    np.testing.assert_allclose(found.coefficients, np.tile([7, *beta], (50, 1)), atol=1e-9)
-    np.testing.assert_allclose(found.standard_error, 0, atol=1e-9)
+    prediction = geographically_weighted_regression(sites, x, 7 + x @ beta, neighbours=25).predict(new, x_new)
+    np.testing.assert_allclose(prediction.mean, 7 + x_new @ beta, atol=1e-9)
+    np.testing.assert_allclose(prediction.coefficients, np.tile([7, *beta], (50, 1)), atol=1e-9)
+    np.testing.assert_allclose(prediction.standard_error, 0, atol=1e-9)
 
 
 def test_units_do_not_matter(rng: np.random.Generator) -> None:
@@ -168,8 +168,8 @@ def test_the_date_line_is_no_border(rng: np.random.Generator) -> None:
     x, y = rng.normal(size=(100, 1)), rng.normal(size=100)
     means = []
     for turned in (longitude, longitude + 180, (longitude + 360) % 360 - 180):
-        there = Sites(np.stack([latitude, turned], axis=1), "sphere")
-        means.append(geographically_weighted_regression(there, x, y, neighbours=20).predict(there, x).mean)
+        sites = Sites(np.stack([latitude, turned], axis=1), "sphere")
+        means.append(geographically_weighted_regression(sites, x, y, neighbours=20).predict(sites, x).mean)
     np.testing.assert_allclose(means[1], means[0], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(means[2], means[0], rtol=1e-6, atol=1e-7)
 
@@ -180,10 +180,10 @@ def test_sites_at_one_place_have_equal_weights(copies: int, rng: np.random.Gener
     x, y = rng.normal(size=(3 * copies, 1)), rng.normal(size=3 * copies)
     sites = np.repeat([[0.0, 0.0], [1.0, 0.0], [5.0, 5.0]], copies, axis=0)
     fit = geographically_weighted_regression(sites, x, y, neighbours=9)
-    found = fit.predict([[1.0, 0.0]], [[0.5]])
+    prediction = fit.predict([[1.0, 0.0]], [[0.5]])
     own = slice(copies, copies + 9)
     expected = np.linalg.lstsq(np.column_stack([np.ones(9), x[own]]), y[own], rcond=None)[0]
-    np.testing.assert_allclose(found.coefficients[0], expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(prediction.coefficients[0], expected, rtol=1e-9, atol=1e-12)
     searched = geographically_weighted_regression(sites, x, y)
     assert np.isfinite(list(searched.leave_one_out.values())).all()
 
@@ -193,8 +193,8 @@ def test_a_ring_of_sites_is_weighted_equally(rng: np.random.Generator) -> None:
     angle = np.arange(8) * np.pi / 4
     ring = np.round(np.stack([np.cos(angle), np.sin(angle)], axis=1), 12)
     y = rng.normal(size=8)
-    found = geographically_weighted_regression(ring, None, y, neighbours=8).predict([[0.0, 0.0]])
-    assert found.mean[0] == pytest.approx(y.mean(), rel=1e-4, abs=1e-5)
+    prediction = geographically_weighted_regression(ring, None, y, neighbours=8).predict([[0.0, 0.0]])
+    assert prediction.mean[0] == pytest.approx(y.mean(), rel=1e-4, abs=1e-5)
 
 
 def test_collinear_covariates_are_announced_and_share_the_effect(rng: np.random.Generator) -> None:
@@ -208,11 +208,11 @@ def test_collinear_covariates_are_announced_and_share_the_effect(rng: np.random.
         assert np.isfinite(list(fit.leave_one_out.values())).all()
         fit = geographically_weighted_regression(sites, both, y, neighbours=20)
         with pytest.warns(UserWarning, match=r"at 150 of 150 site\(s\) the 20 neighbours"):
-            found = fit.predict(sites, both)
-        assert found.weak.all()
-        assert_finite(found)
-        np.testing.assert_allclose(found.mean, alone.mean, rtol=1e-6, atol=1e-7)
-        np.testing.assert_allclose(found.standard_error, alone.standard_error, rtol=1e-5)
+            prediction = fit.predict(sites, both)
+        assert prediction.weak.all()
+        assert_finite(prediction)
+        np.testing.assert_allclose(prediction.mean, alone.mean, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(prediction.standard_error, alone.standard_error, rtol=1e-5)
     assert not alone.weak.any()
 
 
@@ -223,13 +223,13 @@ def test_a_covariate_that_varies_elsewhere_only(rng: np.random.Generator) -> Non
     y = rng.normal(size=120)
     fit = geographically_weighted_regression(np.concatenate([left, right]), x, y, neighbours=30)
     with pytest.warns(UserWarning, match=r"at 1 of 2 site\(s\)"):
-        found = fit.predict([[0.5, 0.5], [10.5, 0.5]], [[3.0], [0.0]])
-    assert found.weak.tolist() == [True, False]
-    assert found.coefficients[0, 1] == 0.0
+        prediction = fit.predict([[0.5, 0.5], [10.5, 0.5]], [[3.0], [0.0]])
+    assert prediction.weak.tolist() == [True, False]
+    assert prediction.coefficients[0, 1] == 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         bare = geographically_weighted_regression(left, None, y[:60], neighbours=30).predict([[0.5, 0.5]])
-    assert found.mean[0] == pytest.approx(bare.mean[0])
+    assert prediction.mean[0] == pytest.approx(bare.mean[0])
 
 
 def test_without_residual_freedom_the_response_stands_in(rng: np.random.Generator) -> None:
@@ -239,9 +239,9 @@ def test_without_residual_freedom_the_response_stands_in(rng: np.random.Generato
     sites, y = np.concatenate([[[0.0, 0.0]], ring]), rng.normal(size=9)
     fit = geographically_weighted_regression(sites, None, y, neighbours=5)
     with pytest.warns(UserWarning, match="do not determine"):
-        found = fit.predict([[0.0, 0.0]])
-    assert found.mean[0] == pytest.approx(y[0])
-    assert found.standard_error[0] == pytest.approx(y.std(), rel=1e-6)
+        prediction = fit.predict([[0.0, 0.0]])
+    assert prediction.mean[0] == pytest.approx(y[0])
+    assert prediction.standard_error[0] == pytest.approx(y.std(), rel=1e-6)
 
 
 def test_extreme_layouts_stay_finite(rng: np.random.Generator) -> None:
@@ -251,9 +251,9 @@ def test_extreme_layouts_stay_finite(rng: np.random.Generator) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         fit = geographically_weighted_regression(sites, x, y)
-        found = fit.predict(np.concatenate([sites, [[1e6, 0.0], [-1e15, 1e15]]]), np.zeros((83, 1)))
+        prediction = fit.predict(np.concatenate([sites, [[1e6, 0.0], [-1e15, 1e15]]]), np.zeros((83, 1)))
     assert np.isfinite(list(fit.leave_one_out.values())).all()
-    assert_finite(found)
+    assert_finite(prediction)
 
 
 def test_order_of_sites_does_not_matter(rng: np.random.Generator) -> None:
@@ -269,7 +269,7 @@ def test_blocks_do_not_matter(rng: np.random.Generator) -> None:
     sites, x, y = rng.uniform(size=(90, 2)), rng.normal(size=(90, 2)), rng.normal(size=90)
     whole = geographically_weighted_regression(sites, x, y)
     mean = whole.predict(sites, x).mean
-    data, known = ScaledData(x, y), Sites(sites)
+    data, known = ScaledData.of(x, y), Sites(sites)
     parts = leave_one_out_errors(known, data, fewest=7, most=89, entries=200)
     np.testing.assert_allclose(list(parts.values()), list(whole.leave_one_out.values()))
     blocks = predict_locally(Neighbours(known, entries=200), data, known, x, whole.neighbours)

@@ -24,12 +24,12 @@ def layouts(rng: np.random.Generator) -> dict[str, tuple[Sites, Sites]]:
         "plane": (Sites(rng.normal(size=(70, 2))), Sites(rng.normal(size=(40, 2)))),
         "five dimensions": (Sites(rng.normal(size=(60, 5))), Sites(rng.normal(size=(20, 5)))),
         "lattice": (Sites(whole), Sites(rng.integers(0, 4, (25, 2)).astype(float))),
-        "one place": (Sites(np.zeros((40, 2))), Sites(np.ones((3, 2)))),
+        "one location": (Sites(np.zeros((40, 2))), Sites(np.ones((3, 2)))),
         "sphere": (Sites(globe[:50], "sphere"), Sites(globe[50:], "sphere")),
     }
 
 
-@pytest.mark.parametrize("name", ["line", "plane", "five dimensions", "lattice", "one place", "sphere"])
+@pytest.mark.parametrize("name", ["line", "plane", "five dimensions", "lattice", "one location", "sphere"])
 def test_neighbours_are_those_of_every_pair(name, rng):
     sites, others = layouts(rng)[name]
     for tree in (Neighbours(sites), Neighbours(sites, entries=64)):  # at once, and in many small blocks
@@ -40,7 +40,7 @@ def test_neighbours_are_those_of_every_pair(name, rng):
             np.testing.assert_allclose(gap, wanted, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["plane", "lattice", "one place"])
+@pytest.mark.parametrize("name", ["plane", "lattice", "one location"])
 def test_a_site_is_not_its_own_neighbour(name, rng):
     sites, _ = layouts(rng)[name]
     gap, index = Neighbours(sites).nearest_others(3)

@@ -61,17 +61,16 @@ def test_snn_is_its_definition(name, weighted, rng):
     for steepness in (0.1 * lipschitz, lipschitz, 10 * lipschitz):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            found = snn_risk(losses, validation, test, lipschitz=steepness, loss_bound=1.0, test_weights=share)
+            risk = snn_risk(losses, validation, test, lipschitz=steepness, loss_bound=1.0, test_weights=share)
         delta = relative_fill(validation, test)
         value, k, weights = brute_force(losses, validation, test, steepness, 1.0, delta, share)
-        assert (found.k, found.delta) == (k, delta)
-        assert found.estimate == pytest.approx(weights @ losses, abs=1e-12)
-        np.testing.assert_allclose(found.weights, weights, atol=1e-13)
-        assert found.bound == pytest.approx(value, rel=1e-9)
-        assert found.lipschitz * found.max_distance + found.noise_term == pytest.approx(found.bound)
-        assert sum(found.bound_terms[[terms[0] for terms in found.bound_terms].index(k)][1:]) == pytest.approx(
-            found.bound
-        )
+        assert (risk.k, risk.delta) == (k, delta)
+        assert risk.estimate == pytest.approx(weights @ losses, abs=1e-12)
+        np.testing.assert_allclose(risk.weights, weights, atol=1e-13)
+        assert risk.bound == pytest.approx(value, rel=1e-9)
+        assert risk.lipschitz * risk.max_distance + risk.noise_term == pytest.approx(risk.bound)
+        terms = {tried: distance + noise for tried, distance, noise in risk.bound_terms}
+        assert terms[k] == pytest.approx(risk.bound)
 
 
 def test_one_neighbour_is_the_nearest_loss(rng):
@@ -80,31 +79,31 @@ def test_one_neighbour_is_the_nearest_loss(rng):
         gap = distances(test, validation)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            found = nearest_neighbour_risk(losses, validation, test)
-        assert found.estimate == pytest.approx(losses[np.argmin(gap, axis=1)].mean(), abs=1e-12)
-        assert found.mean_distance == pytest.approx(gap.min(axis=1).mean())
-        assert found.max_distance == pytest.approx(gap.min(axis=1).max())
-        assert found.bound is None
-        assert found.bias is None
+            risk = nearest_neighbour_risk(losses, validation, test)
+        assert risk.estimate == pytest.approx(losses[np.argmin(gap, axis=1)].mean(), abs=1e-12)
+        assert risk.mean_distance == pytest.approx(gap.min(axis=1).mean())
+        assert risk.max_distance == pytest.approx(gap.min(axis=1).max())
+        assert risk.bound is None
+        assert risk.bias is None
 
 
 def test_units_do_not_matter(rng):
     """Metres or kilometres, wherever the origin: same k, same estimate; L is per unit of distance."""
     validation, test = rng.uniform(size=(300, 2)), rng.uniform(0.2, 0.8, (50, 2))
     losses = rng.uniform(size=300)
-    here = snn_risk(losses, validation, test, lipschitz=0.5, loss_bound=1.0)
-    there = snn_risk(losses, 1024 * validation + 4096, 1024 * test + 4096, lipschitz=0.5 / 1024, loss_bound=1.0)
-    assert there.k == here.k > 1
-    assert there.estimate == pytest.approx(here.estimate, abs=1e-12)
-    assert there.bound == pytest.approx(here.bound, rel=1e-9)
-    assert there.interval() == pytest.approx(here.interval(), rel=1e-9)
+    original = snn_risk(losses, validation, test, lipschitz=0.5, loss_bound=1.0)
+    rescaled = snn_risk(losses, 1024 * validation + 4096, 1024 * test + 4096, lipschitz=0.5 / 1024, loss_bound=1.0)
+    assert rescaled.k == original.k > 1
+    assert rescaled.estimate == pytest.approx(original.estimate, abs=1e-12)
+    assert rescaled.bound == pytest.approx(original.bound, rel=1e-9)
+    assert rescaled.interval() == pytest.approx(original.interval(), rel=1e-9)
     half = snn_risk(losses / 2, validation, test, lipschitz=0.25, loss_bound=0.5)
-    assert half.k == here.k
-    assert 2 * half.estimate == pytest.approx(here.estimate)
+    assert half.k == original.k
+    assert 2 * half.estimate == pytest.approx(original.estimate)
 
 
 def test_invariances(rng):
-    """Permuted sites: the same risk. A site that is there twice counts as two noisy losses of one place."""
+    """Permuted sites: the same risk. A site that is given twice counts as two noisy losses of one location."""
     validation, test, losses = rng.uniform(size=(128, 2)), rng.uniform(size=(20, 2)), rng.uniform(size=128)
     order, other = rng.permutation(128), rng.permutation(20)
     first = snn_risk(losses, validation, test, lipschitz=0.3, loss_bound=1.0)
@@ -114,7 +113,7 @@ def test_invariances(rng):
     twice = snn_risk(
         np.repeat(losses, 2), np.repeat(validation, 2, axis=0), test, lipschitz=100.0, loss_bound=1.0, delta=0.1
     )
-    assert twice.k == 2  # the second loss of the same place costs no distance
+    assert twice.k == 2  # the second loss of the same location costs no distance
     assert twice.estimate == pytest.approx(nearest_neighbour_risk(losses, validation, test).estimate, abs=1e-12)
 
 
@@ -198,8 +197,8 @@ def test_bias_aware_half_length():
 def test_local_variance_is_unbiased_for_flat_losses(rng):
     """The standard error of holdout is sigma / sqrt(n) where nothing changes in space."""
     losses = rng.normal(0.0, 2.0, 3000)
-    found = holdout_risk(losses, rng.uniform(size=(3000, 2)), [[0.0, 0.0]])
-    assert found.standard_error == pytest.approx(2.0 / np.sqrt(3000), rel=0.15)
+    risk = holdout_risk(losses, rng.uniform(size=(3000, 2)), [[0.0, 0.0]])
+    assert risk.standard_error == pytest.approx(2.0 / np.sqrt(3000), rel=0.15)
 
 
 def test_block_bootstrap_of_holdout_is_that_of_a_mean(rng):
@@ -210,8 +209,8 @@ def test_block_bootstrap_of_holdout_is_that_of_a_mean(rng):
     assert spread.standard_error == pytest.approx(2.0 / np.sqrt(2000), rel=0.35)
     assert abs(spread.draws.mean() - plain.estimate) < 0.05
     assert spread.interval(0.5)[0] < plain.estimate < spread.interval(0.5)[1]
-    rough = losses + 3 * (np.floor(4 * sites[:, 0]) % 2)  # whole regions differ: fewer blocks' worth of information
-    assert sampling_variability(holdout_risk(rough, sites, sites[:5]), rough, sites).standard_error > 0.08
+    regional = losses + 3 * (np.floor(4 * sites[:, 0]) % 2)  # whole regions differ: fewer blocks' worth of information
+    assert sampling_variability(holdout_risk(regional, sites, sites[:5]), regional, sites).standard_error > 0.08
     with pytest.raises(ValueError, match="side"):
         sampling_variability(plain, losses, sites, side=9.0)
 

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.utils.validation import check_random_state
 
 from tercet.inference import BufferedLeaveOneOut, NearestNeighbourMatching, SpatialBlocks
-from tercet.inference.space.folds import distance_to_other_folds
+from tercet.inference.space.splitters import distance_to_other_folds
 from tercet.models import Sites, distances
 from tercet.models.space.geometry import EARTH_RADIUS
 
@@ -21,20 +21,20 @@ METRICS = ["plane", "sphere"]
 
 
 def clustered(rng: np.random.Generator, metric: str, copies: int = 2) -> Sites:
-    """60 places in 12 clusters, each place `copies` times, in random order; on the sphere about the date line."""
+    """60 locations in 12 clusters, each location `copies` times, in random order; on the sphere about the date line."""
     centres = rng.uniform(size=(12, 2))
-    places = np.repeat(centres, 5, axis=0) + 0.02 * rng.normal(size=(60, 2))
-    sites = np.repeat(places, copies, axis=0)
+    locations = np.repeat(centres, 5, axis=0) + 0.02 * rng.normal(size=(60, 2))
+    sites = np.repeat(locations, copies, axis=0)
     if metric == "sphere":
         sites = np.stack([-20 + 40 * sites[:, 0], (180 + 40 * (sites[:, 1] - 0.5) + 180) % 360 - 180], axis=1)
         again = rng.permutation(len(sites))[: len(sites) // 2]
-        sites[again, 1] %= 360  # the same places, written from 0 to 360
+        sites[again, 1] %= 360  # the same locations, written from 0 to 360
     return Sites(rng.permutation(sites), metric)
 
 
 def splitters(sites: Sites, key: int) -> dict[str, Any]:
     km = 1.0 if sites.metric == "plane" else 40 * np.pi / 180 * EARTH_RADIUS  # the same share of the region
-    there = Sites(sites.coordinates[:7] * 0.5, sites.metric)
+    targets = Sites(sites.coordinates[:7] * 0.5, sites.metric)
     return {
         "blocks": SpatialBlocks(sites, 4, key=key),
         "small blocks": SpatialBlocks(sites, 3, side=0.01 * km, key=key),
@@ -42,7 +42,7 @@ def splitters(sites: Sites, key: int) -> dict[str, Any]:
         "leave one out": BufferedLeaveOneOut(sites),
         "leave one out, buffer": BufferedLeaveOneOut(sites, 0.2 * km),
         "leave some out": BufferedLeaveOneOut(sites, 0.1 * km, most=9, key=key),
-        "matching": NearestNeighbourMatching(sites, there, 4, key=key),
+        "matching": NearestNeighbourMatching(sites, targets, 4, key=key),
         "matching in two": NearestNeighbourMatching(sites, sites, 2, key=key),
     }
 
@@ -50,7 +50,7 @@ def splitters(sites: Sites, key: int) -> dict[str, Any]:
 def leaks(sites: Sites, split: Any, buffer: float) -> int:
     """Training sites as near as the buffer to a validation site, over all folds; by the whole matrix of distances.
 
-    On the sphere a nanometre more: a place written in two ways.
+    On the sphere a nanometre more: a location written in two ways.
     """
     gap = distances(sites, sites)
     return sum(int((gap[np.ix_(train, test)].min(axis=1) <= buffer + 1e-9).sum()) for train, test in split)
@@ -107,7 +107,7 @@ def test_buffers_on_a_lattice_leave_out_sites_at_the_very_distance() -> None:
 
 
 def test_a_place_on_the_globe_has_many_names() -> None:
-    """Both poles at any longitude, both sides of the date line, degrees from -180 or from 0: one place each."""
+    """Both poles at any longitude, both sides of the date line, degrees from -180 or from 0: one location each."""
     names = [[90, 0], [90, 77.7], [90, -180], [-90, 3], [-90, 200], [10.1, -180], [10.1, 180], [-3.3, -10.1]]
     sites = Sites([*names, [-3.3, 349.9], [0.0, 0.0], [-0.0, 360.0], [-0.0, -0.0]], "sphere")
     groups = [[0, 1, 2], [3, 4], [5, 6], [7, 8], [9, 10, 11]]
@@ -120,7 +120,7 @@ def test_a_place_on_the_globe_has_many_names() -> None:
     for train, test in BufferedLeaveOneOut(sites).split():
         group = next(group for group in groups if test[0] in group)
         assert train.tolist() == sorted(set(range(12)) - set(group))
-    with pytest.raises(ValueError, match=r"from 2 to the 5 distinct place\(s\), got 6"):
+    with pytest.raises(ValueError, match=r"from 2 to the 5 distinct location\(s\), got 6"):
         SpatialBlocks(sites, 6)
 
 
@@ -203,35 +203,35 @@ def test_matching_beats_folds_at_random_where_predictions_are_far(metric: str, r
     """Clustered sites, predictions on a grid: a quarter of the mismatch in the mean of six layouts, with sd 0.04."""
     key = int(rng.integers(100))
     tried = [NearestNeighbourMatching(*region(rng, metric), 5, key=key) for _ in range(6)]
-    assert np.mean([found.mismatch / found.random_mismatch for found in tried]) < 0.45
+    assert np.mean([each.mismatch / each.random_mismatch for each in tried]) < 0.45
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_mismatch_is_the_distance_of_two_laws(metric: str, rng: np.random.Generator) -> None:
     """W1 by quantile functions on a grid common to 400 and 625, of distances by brute force."""
-    here, there = region(rng, metric)
-    found = NearestNeighbourMatching(here, there, 5, key=int(rng.integers(100)))
-    gap, same = distances(here, here), found.folds[:, None] == found.folds
+    sites, targets = region(rng, metric)
+    matching = NearestNeighbourMatching(sites, targets, 5, key=int(rng.integers(100)))
+    gap, same = distances(sites, sites), matching.folds[:, None] == matching.folds
     to_others = np.where(same, np.inf, gap).min(axis=1)
-    np.testing.assert_allclose(distance_to_other_folds(here, found.folds), to_others, rtol=1e-6)
-    wanted = distances(there, here).min(axis=1)
+    np.testing.assert_allclose(distance_to_other_folds(sites, matching.folds), to_others, rtol=1e-6)
+    wanted = distances(targets, sites).min(axis=1)
     levels = (np.arange(10_000) + 0.5) / 10_000
-    one, other = (np.quantile(law, levels, method="inverted_cdf") for law in (to_others, wanted))
+    one, other = (np.quantile(sample, levels, method="inverted_cdf") for sample in (to_others, wanted))
     w1 = np.abs(one - other).mean()
-    assert found.mismatch == pytest.approx(w1, rel=1e-6)
-    assert np.bincount(found.folds).max() <= len(here) / 2
+    assert matching.mismatch == pytest.approx(w1, rel=1e-6)
+    assert np.bincount(matching.folds).max() <= len(sites) / 2
 
 
 def test_matching_keeps_folds_at_random_where_predictions_are_like_the_sites(rng: np.random.Generator) -> None:
-    """The same law: distances to training stay those of folds at random, and nothing is gained by clusters.
+    """The same distribution: distances to training stay those of folds at random, and nothing is gained by clusters.
 
     Three of the distances of 500 sites to training; a median moves by some per cent between two folds at random.
     """
-    sites, there = Sites(rng.uniform(size=(500, 2))), rng.uniform(size=(500, 2))
-    found = NearestNeighbourMatching(sites, there, 5, key=int(rng.integers(100)))
-    assert found.mismatch <= found.random_mismatch
+    sites, targets = Sites(rng.uniform(size=(500, 2))), rng.uniform(size=(500, 2))
+    matching = NearestNeighbourMatching(sites, targets, 5, key=int(rng.integers(100)))
+    assert matching.mismatch <= matching.random_mismatch
     at_random = np.median(distance_to_other_folds(sites, rng.permutation(500) % 5))
-    assert np.median(distance_to_other_folds(sites, found.folds)) == pytest.approx(at_random, rel=0.25)
+    assert np.median(distance_to_other_folds(sites, matching.folds)) == pytest.approx(at_random, rel=0.25)
     blocks = SpatialBlocks(sites, 5, side=0.3)  # the control: blocks are another thing
     assert np.median(distance_to_other_folds(sites, blocks.folds)) > 1.5 * at_random
 
@@ -240,9 +240,9 @@ def test_matching_keeps_folds_at_random_where_predictions_are_like_the_sites(rng
 def test_matching_is_never_worse_than_folds_at_random(metric: str, rng: np.random.Generator) -> None:
     for k in range(5):
         sites, shift = clustered(rng, metric), rng.uniform(0, 0.3)
-        there = Sites(sites.coordinates[rng.integers(120, size=50)] * (1 - shift), metric)
-        found = NearestNeighbourMatching(sites, there, int(rng.integers(2, 9)), key=k)
-        assert found.mismatch <= found.random_mismatch
+        targets = Sites(sites.coordinates[rng.integers(120, size=50)] * (1 - shift), metric)
+        matching = NearestNeighbourMatching(sites, targets, int(rng.integers(2, 9)), key=k)
+        assert matching.mismatch <= matching.random_mismatch
 
 
 def test_the_same_key_gives_the_same_folds(seed: int, rng: np.random.Generator) -> None:
@@ -283,8 +283,8 @@ def test_inside_scikit_learn(metric: str, seed: int, rng: np.random.Generator) -
 def test_a_leak_flatters_a_model_that_copies(rng: np.random.Generator) -> None:
     """Duplicates with equal responses: a nearest neighbour is right at random folds and has no skill at these."""
     sites = clustered(rng, "plane", copies=3)
-    _, place = np.unique(sites.coordinates, axis=0, return_inverse=True)
-    y = rng.normal(size=60)[place.reshape(-1)]
+    _, location = np.unique(sites.coordinates, axis=0, return_inverse=True)
+    y = rng.normal(size=60)[location.reshape(-1)]
     model, x = KNeighborsRegressor(1), sites.coordinates
 
     def error(cv: Any) -> float:
@@ -297,7 +297,7 @@ def test_a_leak_flatters_a_model_that_copies(rng: np.random.Generator) -> None:
 
 def test_bad_input_is_named() -> None:
     sites = np.random.default_rng(0).uniform(size=(20, 2))
-    sphere, one_place = Sites(sites, "sphere"), np.ones((20, 2))
+    sphere, one_location = Sites(sites, "sphere"), np.ones((20, 2))
     calls: list[tuple[Any, str]] = [
         (lambda: SpatialBlocks(sites, 1), "from 2 to the 20"),
         (lambda: SpatialBlocks(sites, 21), "from 2 to the 20"),
@@ -307,16 +307,16 @@ def test_bad_input_is_named() -> None:
         (lambda: SpatialBlocks(sites, 5, buffer=2.0), "outside the buffer of 2 of fold 0; lower the buffer"),
         (lambda: SpatialBlocks(sphere, 5, buffer=2e4), "outside the buffer of 20000 of fold 0"),
         (lambda: SpatialBlocks(sites, 5, buffer=-1.0), "buffer must be a distance of zero or more, got -1"),
-        (lambda: SpatialBlocks(one_place, 2), r"from 2 to the 1 distinct place\(s\), got 2"),
+        (lambda: SpatialBlocks(one_location, 2), r"from 2 to the 1 distinct location\(s\), got 2"),
         (lambda: SpatialBlocks(sites[:, 0]), "must have shape"),
         (lambda: SpatialBlocks(np.where(sites > 0.9, np.nan, sites)), "coordinates has NaN"),
         (lambda: BufferedLeaveOneOut(sites, 2.0), "no site is farther than 2 from site 0; lower the buffer"),
         (lambda: BufferedLeaveOneOut(sphere, 3e4), "no site is farther than 30000 from site 0"),
-        (lambda: BufferedLeaveOneOut(one_place), "no site is farther than 0 from site 0"),
+        (lambda: BufferedLeaveOneOut(one_location), "no site is farther than 0 from site 0"),
         (lambda: BufferedLeaveOneOut(sites, np.nan), "zero or more, got nan"),
         (lambda: BufferedLeaveOneOut(sites, most=0), "at least one site, got 0"),
         (lambda: NearestNeighbourMatching(sites, sites, 21), "from 2 to the 20"),
-        (lambda: NearestNeighbourMatching(one_place, sites, 2), "the 1 distinct place"),
+        (lambda: NearestNeighbourMatching(one_location, sites, 2), "the 1 distinct location"),
         (lambda: NearestNeighbourMatching(sites, sphere), "different metrics"),
         (lambda: NearestNeighbourMatching(sites, sites[:, :1]), "2 and 1 coordinates"),
         (lambda: NearestNeighbourMatching(sites, sites[:0]), "prediction is empty"),

@@ -18,29 +18,33 @@ def many(count: int) -> dict[str, np.ndarray]:
     return {name: np.full(count, value) for name, value in PARAMETERS.items()}
 
 
-def drawn(model: LossSurface, places: np.ndarray, seen: np.ndarray, count: int, rng) -> SurfaceDraws:
+def drawn(model: LossSurface, coordinates: np.ndarray, response: np.ndarray, count: int, rng) -> SurfaceDraws:
     """Surfaces given the parameters, by either route."""
     if model.basis:
-        return SurfaceDraws(model, many(count), weight_draws(model, many(1), places, seen, repeat=count, rng=rng))
-    paths = tuple(pathwise_draws(model, PARAMETERS, places, seen, repeat=20, rng=rng) for _ in range(count // 20))
+        return SurfaceDraws(
+            model, many(count), weight_draws(model, many(1), coordinates, response, repeat=count, rng=rng)
+        )
+    paths = tuple(
+        pathwise_draws(model, PARAMETERS, coordinates, response, repeat=20, rng=rng) for _ in range(count // 20)
+    )
     return SurfaceDraws(model, many(count), paths=paths)
 
 
 @pytest.mark.parametrize("basis", [10, 0])
 def test_surfaces_are_drawn_from_the_conditional_process(basis, rng):
-    """Mean and covariance at new places: k' K^-1 (y - level) and k - k' K^-1 k, to six standard errors."""
+    """Mean and covariance at new coordinates: k' K^-1 (y - level) and k - k' K^-1 k, to six standard errors."""
     model = LossSurface(Frame("plane", (0.0, 0.0), 1.0), family="normal", basis=basis)
-    places, new = rng.uniform(-1, 1, (25, 2)), rng.uniform(-1, 1, (6, 2))
-    seen = rng.normal(size=25)
+    coordinates, new = rng.uniform(-1, 1, (25, 2)), rng.uniform(-1, 1, (6, 2))
+    response = rng.normal(size=25)
     if basis:
-        root = [basis_functions(model, each) * np.asarray(model.scales(1.2, 0.5)) for each in (places, new)]
+        root = [basis_functions(model, each) * np.asarray(model.scales(1.2, 0.5)) for each in (coordinates, new)]
         among, across, ahead = root[0] @ root[0].T, root[1] @ root[0].T, root[1] @ root[1].T
     else:
         among, across, ahead = (
-            model.covariance(a, b, 1.2, 0.5) for a, b in [(places, places), (new, places), (new, new)]
+            model.covariance(a, b, 1.2, 0.5) for a, b in [(coordinates, coordinates), (new, coordinates), (new, new)]
         )
-    solved = np.linalg.solve(among + 0.3**2 * np.eye(25), np.column_stack([seen - 0.4, across.T]))
-    values = drawn(model, places, seen, 4000, rng).values(new)
+    solved = np.linalg.solve(among + 0.3**2 * np.eye(25), np.column_stack([response - 0.4, across.T]))
+    values = drawn(model, coordinates, response, 4000, rng).values(new)
     spread = ahead - across @ solved[:, 1:]
     sds = np.sqrt(np.diag(spread))
     np.testing.assert_allclose(values.mean(axis=0) - 0.4 - across @ solved[:, 0], 0, atol=6 * sds.max() / np.sqrt(4000))
@@ -51,13 +55,13 @@ def test_surfaces_are_drawn_from_the_conditional_process(basis, rng):
 @pytest.mark.parametrize("kernel", ["matern 3/2", "matern 5/2", "squared exponential"])
 def test_gradients_by_differences(basis, kernel, rng):
     model = LossSurface(Frame("plane", (0.0, 0.0), 1.0), family="normal", kernel=kernel, basis=basis)
-    found = drawn(model, rng.uniform(-1, 1, (15, 2)), rng.normal(size=15), 20, rng)
+    surfaces = drawn(model, rng.uniform(-1, 1, (15, 2)), rng.normal(size=15), 20, rng)
     new = rng.uniform(-1, 1, (5, 2))
-    slopes = found.gradients(new)
+    slopes = surfaces.gradients(new)
     for axis in range(2):
         step = 1e-5 * np.eye(2)[axis]
         np.testing.assert_allclose(
-            slopes[:, :, axis], (found.values(new + step) - found.values(new - step)) / 2e-5, atol=1e-4, rtol=1e-4
+            slopes[:, :, axis], (surfaces.values(new + step) - surfaces.values(new - step)) / 2e-5, atol=1e-4, rtol=1e-4
         )
 
 

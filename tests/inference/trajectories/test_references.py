@@ -302,28 +302,23 @@ def test_searches_cut_short_say_so():
 
 
 def test_options_are_read_or_refused():
-    """A limit of one step ends elsewhere, and says so; options of other routes are errors."""
+    """A limit of one step ends before the mode, which is an error or a warning; options of other routes are errors."""
     best = fitted()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            cut = fit_reference(FIRST, cells(0), starts=3, options=LaplaceOptions(max_steps=1))
-        except np.linalg.LinAlgError as error:
-            assert "no start led to a mode" in str(error)
-        else:
-            assert np.abs(cut.center - best.center).max() > 1e-6
-            assert any("stopped at a gradient" in str(warning.message) for warning in caught)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises((UserWarning, np.linalg.LinAlgError), match="stopped at a gradient"):
+            fit_reference(FIRST, cells(0), starts=3, options=LaplaceOptions(max_steps=1))
     same = fit_reference(FIRST, cells(0), starts=3, options=LaplaceOptions(max_steps=500))
     np.testing.assert_array_equal(same.center, best.center)
-    with pytest.raises(ValueError, match="prior_sd_range.* is not read by fit_reference"):
+    with pytest.raises(ValueError, match=r"prior_sd_range.* is not read by fit_reference"):
         fit_reference(FIRST, cells(0), options=LaplaceOptions(prior_sd_range=(0.1, 1.0)))
 
 
 def test_precision_is_that_of_the_mode_however_far_newton_went():
-    """From a point a sd away: the factor is that of the Hessian at the mode."""
+    """From a point 0.25 sds away: the factor is that of the Hessian at the mode."""
     best = fitted()
     problem = Problem(FIRST, (cells(0),), {}, x64=True, differences=True)
-    away = best.center + best.root @ np.array([1.0, -0.5, 0.5])
+    away = best.center + best.root @ np.array([0.2, -0.1, 0.1])
     near = Solution(away, *problem.value_and_gradient(away), 1.0, 0, False, "")
     solution, factor = newton_to_mode(problem, near, LaplaceOptions())
     np.testing.assert_allclose(solution.point, best.center, atol=1e-3)

@@ -64,8 +64,8 @@ def test_bad_sites(build, message):
 def test_frame_of_the_plane_is_a_box(rng):
     sites, more = rng.uniform(10, 20, (50, 2)), rng.uniform(12, 30, (50, 2))
     frame = Frame.around(sites, more)
-    places = np.concatenate([frame.coordinates(sites), frame.coordinates(more)])
-    assert np.abs(places).max() == pytest.approx(1.0)
+    coordinates = np.concatenate([frame.coordinates(sites), frame.coordinates(more)])
+    assert np.abs(coordinates).max() == pytest.approx(1.0)
     assert distances(sites[:1], more[:1])[0, 0] == pytest.approx(
         frame.scale * np.linalg.norm(frame.coordinates(sites[:1]) - frame.coordinates(more[:1]))
     )
@@ -76,13 +76,13 @@ def test_frame_of_a_country_keeps_distances_and_areas(rng):
     longitude = (rng.uniform(172, 188, 60) + 180) % 360 - 180
     sites = Sites(np.stack([rng.uniform(-45, -35, 60), longitude], axis=1), "sphere")
     frame = Frame.around(sites)
-    places = frame.coordinates(sites)
-    flat = frame.scale * np.linalg.norm(places[:, None] - places, axis=-1)
+    coordinates = frame.coordinates(sites)
+    flat = frame.scale * np.linalg.norm(coordinates[:, None] - coordinates, axis=-1)
     true = distances(sites, sites)
     off = ~np.eye(60, dtype=bool)
     np.testing.assert_allclose(flat[off] / true[off], 1.0, atol=0.01)
     assert frame.dim == 2
-    assert np.abs(places).max() == pytest.approx(1.0)
+    assert np.abs(coordinates).max() == pytest.approx(1.0)
     step = 1e-3
     corner = np.array([[-40.0, 178.0], [-40.0 + step, 178.0], [-40.0, 178.0 + step]])
     edges = np.diff(frame.scale * frame.coordinates(Sites(corner, "sphere")), axis=0)

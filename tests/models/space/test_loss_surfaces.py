@@ -1,4 +1,4 @@
-"""Kernels, the collapsed normal law, and the surfaces they make."""
+"""Kernels, the collapsed normal distribution, and the surfaces they make."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_kernels_are_those_of_scikit_learn(kernel, rng):
 def test_slopes_of_kernels_by_differences(kernel, rng):
     x, y, step = rng.normal(size=(1, 2)), rng.normal(size=(6, 2)), 1e-6
     ahead, behind = (covariance(kernel, x + s * np.array([[step, 0.0]]), y, 0.9) for s in (1, -1))
-    found = derivative_over_distance(kernel, np.square(x - y).sum(axis=1), 0.9) * (x - y)[:, 0]
-    np.testing.assert_allclose(found, ((ahead - behind) / (2 * step))[0], atol=1e-8)
+    computed = derivative_over_distance(kernel, np.square(x - y).sum(axis=1), 0.9) * (x - y)[:, 0]
+    np.testing.assert_allclose(computed, ((ahead - behind) / (2 * step))[0], atol=1e-8)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -59,24 +59,24 @@ def test_collapsed_law_is_the_dense_one(bits, rng):
         return BasisNormal(jnp.asarray(phi), 99.0, jnp.asarray(scales), noise).log_prob(y)
 
     loose = 1e-9 if bits == 64 else 3e-4
-    found, slope = jax.jit(jax.value_and_grad(lambda noise: log_prob(noise, known)))(0.3)
-    assert float(found) == pytest.approx(wanted, rel=loose)
+    computed, slope = jax.jit(jax.value_and_grad(lambda noise: log_prob(noise, known)))(0.3)
+    assert float(computed) == pytest.approx(wanted, rel=loose)
     traced = jax.jit(log_prob)
     assert float(traced(0.3, known)) == pytest.approx(wanted, rel=loose)
     if bits == 64:
         assert float(slope) == pytest.approx(float(traced(0.30001, known) - traced(0.29999, known)) / 2e-5, rel=1e-5)
-    law = BasisNormal(jnp.asarray(phi), 99.0, jnp.asarray(scales), 0.3)
-    draws = np.asarray(law.sample(jax.random.key(int(value[0])), (4000,)))
+    distribution = BasisNormal(jnp.asarray(phi), 99.0, jnp.asarray(scales), 0.3)
+    draws = np.asarray(distribution.sample(jax.random.key(int(value[0])), (4000,)))
     np.testing.assert_allclose(np.cov(draws.T), whole, atol=6 * whole.max() / np.sqrt(4000))
 
 
 @pytest.mark.parametrize("kernel", ["matern 3/2", "matern 5/2", "squared exponential"])
 @pytest.mark.parametrize(("d", "basis", "error"), [(1, 64, 0.01), (2, 24, 0.02)])
 def test_the_basis_approximates_the_kernel(kernel, d, basis, error, rng):
-    places = rng.uniform(-0.7, 0.7, (60, d))  # nearer to the wall of the box its variance falls short
+    coordinates = rng.uniform(-0.7, 0.7, (60, d))  # near the boundary of the box its variance is too small
     model = LossSurface(Frame("plane", (0.0,) * d, 1.0), kernel=kernel, basis=basis)
-    root = np.asarray(model.functions(jnp.asarray(places)) * model.scales(1.0, 0.4))
-    np.testing.assert_allclose(root @ root.T, covariance(kernel, places, places, 0.4), atol=error)
+    root = np.asarray(model.functions(jnp.asarray(coordinates)) * model.scales(1.0, 0.4))
+    np.testing.assert_allclose(root @ root.T, covariance(kernel, coordinates, coordinates, 0.4), atol=error)
 
 
 @pytest.mark.parametrize("family", ["log-normal", "gamma", "normal", "student"])
