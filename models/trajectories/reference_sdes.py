@@ -52,7 +52,7 @@ class Drift(Structural):
 
     Examples
     --------
-    A family of one's own:
+    A drift of one's own:
 
     >>> import jax.numpy as jnp, numpyro.distributions as dist
     >>> from tercet.models import Drift, ReferenceSDE, constant_volatility
@@ -95,7 +95,7 @@ class Drift(Structural):
 
     def prefixed(self, prefix: str) -> Drift:
         """Give the same drift with `prefix` before the name of each parameter."""
-        function = partial(_without_prefix, self.function, prefix, tuple(self.priors))
+        function = partial(_renamed, self.function, tuple((site, prefix + site) for site in self.priors))
         priors = {prefix + site: prior for site, prior in self.priors.items()}
         return Drift(function, priors, self.names, self.affine)
 
