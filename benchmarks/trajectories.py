@@ -107,10 +107,9 @@ def child(name: str, draws: int, file: str | None) -> None:
     for draw in range(draws):
         one, two = (simulated(name, grid, 100 + 2 * draw + k).particles[1:] for k in (0, 1))
         floors.append([wasserstein(a, b) for a, b in zip(one, two, strict=True)])
-        fitted = (
-            first if given and draw == 0 else end_to_end(name, model, simulated(name, times, 50 + draw), halves, draw)
-        )
-        clouds = np.moveaxis(again["paths"], 1, 0)
+        data = simulated(name, times, 50 + draw)
+        fitted = first if given and draw == 0 else end_to_end(name, model, data, halves, draw)
+        clouds = np.moveaxis(fitted["paths"], 1, 0)
         distances.append([wasserstein(a, b) for a, b in zip(clouds, one, strict=True)])
     truth = TRUTH[name.rsplit("_", 1)[0]]
     row = {

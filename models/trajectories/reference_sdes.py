@@ -111,10 +111,10 @@ def _sum(first: Coefficient, second: Coefficient, theta: Theta, x: Array, t: jax
     return jnp.add(first(theta, x, t), second(theta, x, t))
 
 
-def _without_prefix(
-    function: Coefficient, prefix: str, sites: tuple[str, ...], theta: Theta, x: Array, t: Array
+def _renamed(
+    function: Coefficient, names: tuple[tuple[str, str], ...], theta: Theta, x: Array, t: jax.typing.ArrayLike
 ) -> jax.typing.ArrayLike:
-    return function({site: theta[prefix + site] for site in sites}, x, t)
+    return function({own: theta[site] for own, site in names}, x, t)
 
 
 @dataclass(frozen=True, eq=False)
