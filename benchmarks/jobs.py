@@ -10,7 +10,8 @@ import numpy as np
 
 import tercet
 from tercet.designs import select_pairs
-from tercet.inference import GaussianPosterior, ability_table, laplace
+from tercet.inference import ability_table, laplace
+from tercet.inference.posteriors import GaussianPosterior
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Items, LinearHead
 
 Data = dict[str, np.ndarray]

@@ -59,11 +59,10 @@ def surface_pool(
 
 def labelled_sites(posterior: Posterior | None) -> Sites | None:
     """The sites a loss surface was fitted on; None without a posterior, or where it was loaded without its data."""
-    if posterior is None or not posterior.context.args:
+    if posterior is None or posterior.sites is None:
         return None
-    model = posterior.context.model
-    metric = model.frame.metric if isinstance(model, LossSurface) else "plane"
-    return as_sites("sites of the fit", posterior.context.args[0], metric)
+    metric = posterior.model.frame.metric if isinstance(posterior.model, LossSurface) else "plane"
+    return as_sites("sites of the fit", posterior.sites, metric)
 
 
 @dataclass(frozen=True, eq=False)

@@ -183,7 +183,9 @@ def _refine(
         else:
             groups.append([match])
     ends: list[tuple[Solution, int]] = []
-    most = groups[0][0].potential + MARGIN * sum(problem.args[0].counts)
+    snapshots = problem.args[0]
+    assert isinstance(snapshots, Snapshots)
+    most = groups[0][0].potential + MARGIN * sum(snapshots.counts)
     for group in groups[:REFINED]:
         if ends and group[0].potential > most:
             break

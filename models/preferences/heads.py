@@ -85,6 +85,10 @@ class LinearInParameters(ScaledHead):
 
     A head of your own names its `site` and `plate`, and gives `features`.
 
+    Parameters
+    ----------
+    prior_sd : prior sd of the reward difference of two random items; None: learned; `math.inf`: a flat prior
+
     Attributes
     ----------
     site, plate : names of the site theta and of its plate

@@ -1,4 +1,4 @@
-"""All pairs of items, and scores of them in tiles: from features, wherever these are, to the best pairs."""
+"""All pairs of items, and scores of them in tiles: from features, in memory or not, to the best pairs."""
 
 from __future__ import annotations
 

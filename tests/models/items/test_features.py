@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from tercet.models import Items, Projection, open_embeddings
+from tercet.models import Items, open_embeddings
+from tercet.models.items import Projection
 from tercet.models.items.chunked import open_dask
 from tercet.models.items.features import Identity, InMemory
 

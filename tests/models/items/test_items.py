@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from containers import assert_frozen_pytree
 
-from tercet.models import Items, Projection, project
+from tercet.models import Items, project
+from tercet.models.items import Projection
 
 X = np.arange(6.0).reshape(3, 2)
 
