@@ -144,7 +144,7 @@ def _is_finite(value: float, gradient: np.ndarray) -> bool:
 
 
 def _decrement(result: scipy.optimize.OptimizeResult, scaled: bool) -> float:
-    """By the two-loop recursion from a multiple of the identity (SciPy's own, from the identity, depends on the units)."""
+    """By the two-loop recursion from a scaled identity: SciPy's own, from the identity, depends on the units."""
     pairs = list(zip(result.hess_inv.sk, result.hess_inv.yk, strict=True))
     if not pairs:
         return float(np.linalg.norm(result.jac)) if scaled else float("nan")

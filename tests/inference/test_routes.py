@@ -224,24 +224,24 @@ def test_the_table_of_options_is_complete():
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("route", ROUTES)
 def test_an_option_that_a_route_does_not_read_is_an_error(route, option, make_data, monkeypatch):
-    """Every route and every option: refused with what is read instead, or let through to the search."""
+    """Every route and every option: refused with what is read instead, or accepted."""
     model, read = ROUTES[route]
     items, answers = make_data(n=6, m=12)
     options = LaplaceOptions(**{option: OPTIONS[option]})
     passed = []
 
-    class Searched(Exception):
-        """The options have been let through."""
+    class SearchedError(Exception):
+        """The options have been accepted."""
 
     def searched(self, route, *names):
         check(self, route, *names)
         passed.append(set(names))
-        raise Searched
+        raise SearchedError
 
     check = LaplaceOptions.check_read
     monkeypatch.setattr(LaplaceOptions, "check_read", searched)
     if option in read:
-        with pytest.raises(Searched):
+        with pytest.raises(SearchedError):
             laplace(model, items, answers, options=options)
         assert passed == [read]
     else:
