@@ -44,7 +44,7 @@ def as_criterion(criterion: str | Criterion, known: Mapping[str, Criterion]) -> 
     """A criterion by name, or itself."""
     if isinstance(criterion, Criterion):
         return criterion
-    if criterion not in known:
+    if not isinstance(criterion, str) or criterion not in known:
         raise ValueError(
             f"criterion must be one of {sorted(known)} or a Criterion(name, objective, search), got {criterion!r}."
         )
