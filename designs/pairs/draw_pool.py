@@ -67,8 +67,8 @@ class DrawPool(Pool):
         """Draws of the logits of some candidates."""
         pairs = self.pairs[block]
         logit = self.rewards[pairs[:, 0]] - self.rewards[pairs[:, 1]]
-        if self.ordered and self.model.order_effect:
-            logit += self.sites["order_effect"]
+        if self.ordered and self.model.effects:
+            logit += self.model.shift(len(pairs), self.sites)
         if self.annotator is not None:
             logit *= self.sites["precision"].T[self.annotator[block]]
         return np.asarray(logit)

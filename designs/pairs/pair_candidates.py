@@ -17,12 +17,11 @@ from tercet.designs.pairs.draw_pool import DrawPool, draw_pool
 from tercet.designs.pairs.pair_objectives import AbstractPairCandidates
 from tercet.designs.pairs.pool import PairPool
 from tercet.designs.pairs.registry import CRITERIA
-from tercet.designs.pairs.target_moments import Target, target_matrix
+from tercet.designs.pairs.target_moments import Target, of_two_items, target_matrix
 from tercet.inference.posteriors.gaussian import GaussianPosterior
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.reward_view import RewardView, comparison_model, on
 from tercet.models._inputs import KeyLike
-from tercet.models.items.features import Features
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.heads import LinearInParameters
@@ -80,15 +79,13 @@ class PairCandidates(AbstractPairCandidates):
             raise ValueError(f"annotators= needs a criterion that works by posterior draws: {BY_DRAWS}.")
         _check_definite(view.posterior)
         model, rewards, asked = view.model, view.gaussian, view.answers
-        aim = _head_features(view, target) if isinstance(target, Items) else target
-        moment = np.pad(target_matrix(rewards.features, self.items, aim), (0, len(rewards.effects)))  # effects: 0
         rows = rewards.rows(self.pairs, model.covariates(len(self.pairs)))
         sites = {} if model.link is not None else view.posterior.mean()
         return PairPool(
             rows=rows,
             root=rewards.root,
             information=model.information(rewards.mean_of(rows), sites),
-            target=SecondMoment(moment),
+            target=_target_moment(view, target),
             items=self.items,
             model=model,
             sites=sites,
@@ -139,17 +136,22 @@ def pair_candidates(
     return PairCandidates(view.items, listed_pairs(view.items, candidates, key, exclude, n))
 
 
-def _head_features(view: RewardView, items: Items) -> Features:
-    """Features of target items, as the parameters of the fit's head are multiplied by them."""
-    head = view.model.head
-    if not isinstance(head, LinearInParameters):
+def _target_moment(view: RewardView, target: Target) -> SecondMoment:
+    """The second moment of the target rows, in which covariates have no part: reward differences are aimed at."""
+    features, head = view.gaussian.features, view.model.head
+    if not isinstance(target, Items):
+        matrix = target_matrix(features, view.items, target)
+    elif not isinstance(head, LinearInParameters):
         raise ValueError(
             f"target=Items needs a linear head or {BY_DRAWS}; or add the target items to `items` and give "
             "target as pairs of them."
         )
-    if head.per_item:
-        raise ValueError("target items need the same features as the items of the fit (projected alike).")
-    return head.features(view.of(items).items)  # raw embeddings are projected as those of the fit were
+    else:
+        others = head.features(view.of(target).items)  # raw embeddings are projected as those of the fit were
+        if head.per_item or others.shape[1] != features.shape[1]:
+            raise ValueError("target items need the same features as the items of the fit (projected alike).")
+        matrix = of_two_items(others)
+    return SecondMoment(np.pad(matrix, (0, len(view.gaussian.effects))))
 
 
 def _known_annotators(posterior: Posterior | RewardView) -> tuple[Hashable, ...]:

@@ -20,26 +20,22 @@ Target = Literal["in-prompt"] | Items | ArrayLike | None
 
 
 def target_matrix(
-    features: Features, items: Items, target: Literal["in-prompt"] | Features | ArrayLike | None
+    features: Features, items: Items, target: Literal["in-prompt"] | ArrayLike | None
 ) -> Float[np.ndarray, "p p"]:
-    """S = E[d d'] over the target pairs.
+    """S = E[d d'] over target pairs of these items.
 
     Parameters
     ----------
     features : Features [n, p] of the items, which the head's parameters are multiplied by
     items : Items [n]
-    target : a `Target` of these items; other items by their Features [k, p]
+    target : None, "in-prompt" or pairs, see `Target`
     """
-    if isinstance(target, Features):
-        if target.shape[1] != features.shape[1]:
-            raise ValueError("target items need the same features as the items of the fit (projected alike).")
-        return _of_items(target)
     if isinstance(target, str):
         if target != "in-prompt":
             raise ValueError(f'target must be None, "in-prompt", Items or pairs [t, 2], got {target!r}.')
         return _of_prompts(features, items)
     if target is None:
-        return _of_items(features)
+        return of_two_items(features)
     pairs = as_pairs(target, len(features))
     if len(pairs) == 0:
         raise ValueError("target holds no pairs; give at least one, or None for all pairs of items.")
@@ -47,8 +43,8 @@ def target_matrix(
     return rows.gram(np.full(len(pairs), 1.0 / len(pairs)))
 
 
-def _of_items(features: Features) -> Float[np.ndarray, "p p"]:
-    """E[d d'] of two different items drawn uniformly."""
+def of_two_items(features: Features) -> Float[np.ndarray, "p p"]:
+    """E[d d'] of two different ones of these items drawn uniformly."""
     if len(features) < 2:
         raise ValueError("a target set needs at least two items: a single item has no reward difference.")
     return np.asarray(2.0 * features.scatter()[1] / (len(features) - 1))

@@ -103,14 +103,14 @@ def _win_probability(view: RewardView, pairs: np.ndarray, annotator: np.ndarray 
     if view.exact and model.link is not None and not model.annotators:
         moments = view.gaussian.difference(pairs, model.covariates(len(pairs)) if order else None)
         return model.link.integrate(moments.mean, moments.variance)
-    draws, covariates = view.draws(PREDICTIVE_DRAWS), model.covariates(len(pairs))
+    draws = view.draws(PREDICTIVE_DRAWS)
     total, count = np.zeros(len(pairs)), len(next(iter(draws.values())))
     for k in range(count):
         sites = {name: values[k] for name, values in draws.items()}
         rewards = view.rewards(sites)
         logit = rewards[pairs[:, 0]] - rewards[pairs[:, 1]]
-        if order and covariates is not None:
-            logit = logit + covariates @ np.array([sites[name] for name in model.effects])
+        if order:
+            logit = logit + model.shift(len(pairs), sites)
         if annotator is not None and model.annotators:
             logit = logit * sites["precision"][annotator]
         total += model.expected_outcome(logit, sites)

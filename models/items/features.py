@@ -87,7 +87,7 @@ class Features(abc.ABC):
 
     def blocks(self) -> Iterator[tuple[slice, Float[np.ndarray, "k d"]]]:
         """All rows in order, a block at a time, and where in the whole each block is."""
-        for start in range(0, len(self), self.block_rows):
+        for start in range(0, max(1, len(self)), self.block_rows):  # without rows, one block without rows
             block = slice(start, min(start + self.block_rows, len(self)))
             yield block, self[block]
 

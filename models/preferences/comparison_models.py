@@ -91,6 +91,14 @@ class ComparisonModel(Storable):
         """Covariates of `size` comparisons, a column for each of `effects`; None without any."""
         return order_covariate(size) if self.order_effect else None
 
+    def shift(self, size: int, sites: Mapping[str, Any]) -> np.ndarray:
+        """What covariates add to the logits of `size` comparisons [size or 1, ...] under draws [...] of `effects`."""
+        covariates = self.covariates(size)
+        if covariates is None:
+            return np.zeros(1)
+        rows = covariates[:1] if covariates.strides[0] == 0 else covariates  # one row where all are alike
+        return np.asarray(rows @ np.stack([sites[name] for name in self.effects]))
+
     def design(self, items: Items, comparisons: Comparisons) -> Differences:
         """D [m, p + c], of which the logits are D theta: the head's features differenced, then covariates."""
         covariates = self.covariates(len(comparisons))

@@ -83,6 +83,12 @@ def test_subsets_maps_and_copies_in_memory(features):
     assert features.mapped(projection).shape == (N, 2)
 
 
+def test_no_rows_at_all():
+    empty = InMemory(np.empty((0, 3)))
+    assert (empty @ np.ones(3)).shape == (0,)
+    np.testing.assert_array_equal(empty.rmatvec(np.empty(0)), np.zeros(3))
+
+
 def test_constant_features_have_no_variance():
     """Of a large mean: what is left is rounding."""
     for x in (np.full((9, 2), 1e6 + 0.1), open_embeddings(np.full((9, 2), 1e6 + 0.1))):
