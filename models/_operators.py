@@ -146,21 +146,6 @@ class Dense(Operator):
     def dense(self) -> Dense:
         return self
 
-    def matvec(self, theta: Float[np.ndarray, " p"]) -> Float[np.ndarray, " m"]:
-        return np.asarray(self.matrix @ theta)
-
-    def matmat(self, root: Float[np.ndarray, "p k"]) -> Float[np.ndarray, "m k"]:
-        return np.asarray(self.matrix @ root)
-
-    def rmatvec(self, values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " p"]:
-        return np.asarray(values @ self.matrix)
-
-    def matvec_rmatvec(
-        self, theta: Float[np.ndarray, " p"], values: Values
-    ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " p"]]:
-        eta = self.matvec(theta)
-        return eta, self.rmatvec(values(eta, slice(None)))
-
 
 def product_of(factors: Mapping[str, Any], u: Any) -> Any:
     """D root u [m] from `Operator.factors(root)`, in NumPy or in JAX."""
