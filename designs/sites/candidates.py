@@ -122,7 +122,7 @@ class SiteCandidates(AbstractSiteCandidates):
         names = self.picks(chosen) if sites.ids is None else [sites.ids[i] for i in chosen]
         axes = ("latitude", "longitude") if sites.metric == "sphere" else [f"x{axis}" for axis in range(d)]
         coordinates = dict(zip(axes, sites.coordinates[chosen].T, strict=True))
-        after = pool.columns(chosen, gains) if isinstance(pool, FillPool) else pick_sds(pool, chosen)._asdict()
+        after = pool.columns(chosen) if isinstance(pool, FillPool) else pick_sds(pool, chosen)._asdict()
         return pd.DataFrame({"site": names, **coordinates, "gain": gains, **after})
 
     def _targets(self, target: Sites | ArrayLike | None) -> tuple[Sites, Float[np.ndarray, " n"]]:
