@@ -96,7 +96,7 @@ def child(name: str, draws: int, file: str | None) -> None:
     imported = time.perf_counter() - begin
     data = given or simulated(name, times, 0)
     begin = time.perf_counter() - imported  # simulating is not the user's wait
-    found = end_to_end(name, model, data, halves, 0)
+    first = end_to_end(name, model, data, halves, 0)
     cold = time.perf_counter() - begin
     again = simulated(name, times, 1)
     begin = time.perf_counter()
@@ -107,23 +107,21 @@ def child(name: str, draws: int, file: str | None) -> None:
     for draw in range(draws):
         one, two = (simulated(name, grid, 100 + 2 * draw + k).particles[1:] for k in (0, 1))
         floors.append([wasserstein(a, b) for a, b in zip(one, two, strict=True)])
-        if given is None or draw > 0:
-            found_now = end_to_end(name, model, simulated(name, times, 50 + draw), halves, draw)
-        else:
-            found_now = found
-        clouds = np.moveaxis(found_now["paths"], 1, 0)
+        data = simulated(name, times, 50 + draw)
+        fitted = first if given and draw == 0 else end_to_end(name, model, data, halves, draw)
+        clouds = np.moveaxis(fitted["paths"], 1, 0)
         distances.append([wasserstein(a, b) for a, b in zip(clouds, one, strict=True)])
     truth = TRUTH[name.rsplit("_", 1)[0]]
     row = {
         "set": name,
         "cold": round(cold, 1),
         "warm": round(warm, 1),
-        "agree": f"{found['agree']} of 8",
-        "worst rate": f"{max(abs(found['theta'][k] / v - 1) for k, v in truth.items()):.1%}",
+        "agree": f"{first['agree']} of 8",
+        "largest error of a rate": f"{max(abs(first['theta'][k] / v - 1) for k, v in truth.items()):.1%}",
         "W2": round(float(np.mean(distances)), 4),
         "floor": round(float(np.mean(floors)), 4),
         "floor sd": round(float(np.std(np.mean(floors, axis=1), ddof=draws > 1)), 4),
-        "theta": {k: round(v, 4) for k, v in found["theta"].items()},
+        "theta": {k: round(v, 4) for k, v in first["theta"].items()},
     }
     print(json.dumps(row))
 
@@ -140,30 +138,32 @@ def held_out(file: Path) -> None:
 
     stored = np.load(file)
     clouds, times = stored["snapshots"], stored["times"]
-    seen, dim = Snapshots(list(clouds[::2]), times[::2]), clouds.shape[2]
+    training, dim = Snapshots(list(clouds[::2]), times[::2]), clouds.shape[2]
     fields = {"Brownian": brownian(dim)} | {
-        kind: gradient_field(seen.center, seen.scale, kind) for kind in ("linear", "quadratic")
+        kind: gradient_field(training.center, training.scale, kind) for kind in ("linear", "quadratic")
     }
     models = {
         name: SnapshotModel(ReferenceSDE(drift, constant_volatility(0.3)), anchor="consecutive")
         for name, drift in fields.items()
     }
     theta = {
-        name: reference_mode(model, seen, starts=4, progress=False).theta if model.sde.priors else {}
+        name: reference_mode(model, training, starts=4, progress=False).theta if model.sde.priors else {}
         for name, model in models.items()
     }
     rng = np.random.default_rng(0)
     for k in range(1, len(times), 2):
-        found = {"persistence": persistence(seen, times[k]), "midpoint": transport_midpoint(seen, times[k])}
-        found |= {n: bridge_marginal(m, theta[n], seen, times[k], n=len(clouds[k]), key=0) for n, m in models.items()}
+        clouds_of = {"persistence": persistence(training, times[k]), "midpoint": transport_midpoint(training, times[k])}
+        clouds_of |= {
+            n: bridge_marginal(m, theta[n], training, times[k], n=len(clouds[k]), key=0) for n, m in models.items()
+        }
         again = []
         for _ in range(50):
             held = rng.choice(clouds[k], len(clouds[k]))
-            again.append([wasserstein(rng.choice(cloud, len(cloud)), held) for cloud in found.values()])
-        whole = [wasserstein(cloud, clouds[k]) for cloud in found.values()]
+            again.append([wasserstein(rng.choice(cloud, len(cloud)), held) for cloud in clouds_of.values()])
+        whole = [wasserstein(cloud, clouds[k]) for cloud in clouds_of.values()]
         best = int(np.argmin(whole[:2]))
         sd = (np.array(again) - np.array(again)[:, [best]]).std(axis=0)
-        shown = ", ".join(f"{n} {w:.3f} (sd {s:.3f})" for n, w, s in zip(found, whole, sd, strict=True))
+        shown = ", ".join(f"{n} {w:.3f} (sd {s:.3f})" for n, w, s in zip(clouds_of, whole, sd, strict=True))
         print(f"{file.stem}, t = {times[k]:g}: {shown}", flush=True)
 
 

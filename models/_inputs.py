@@ -1,4 +1,4 @@
-"""Keys and array checks: how every room reads what a user hands in, and the wording of what it answers."""
+"""Checks and conversions of arguments: keys, arrays, indices, pairs and names, with the messages where they fail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def as_generator(key: object) -> np.random.Generator:
 
 
 def is_concrete(*arrays: Any) -> bool:
-    """Whether the values can be looked at now (False while JAX traces)."""
+    """Whether the values are known (False while JAX traces)."""
     import jax
 
     return not any(isinstance(array, jax.core.Tracer) for array in arrays)
@@ -82,16 +82,16 @@ def as_floats(name: str, values: ArrayLike, ndim: int) -> np.ndarray:
 
 
 def check_finite(name: str, array: np.ndarray) -> None:
-    """Raise where `array` holds NaN or infinity, naming the first place."""
+    """Raise where `array` holds NaN or infinity, naming the first index."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(array.sum()):  # one pass, no temporary: the common case
             return
     bad = ~np.isfinite(array)
     if bad.any():
-        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
         rows = int(np.unique(np.argwhere(bad)[:, 0]).size)
         raise ValueError(
-            f"{name} has NaN or infinite values in {rows} row(s), the first at index {place}; "
+            f"{name} has NaN or infinite values in {rows} row(s), the first at index {first}; "
             "drop or impute these rows first."
         )
 

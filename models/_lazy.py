@@ -27,4 +27,5 @@ def attach(name: str, file: str) -> tuple[Callable[[str], Any], Callable[[], lis
     name, file : `__name__` and `__file__` of the package's `__init__.py`
     """
     sys.modules[name].__class__ = _Package
-    return lazy_loader.attach_stub(name, file)
+    loader: tuple[Callable[[str], Any], Callable[[], list[str]], list[str]] = lazy_loader.attach_stub(name, file)
+    return loader

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import Any
 
 
 class Storable:
@@ -28,7 +27,8 @@ def storable_class(name: str) -> type | None:
     return next((cls for cls in _descendants(Storable) if storable_name(cls) == name), None)
 
 
-def _descendants(cls: type) -> Iterator[Any]:
-    for child in cls.__subclasses__():
+def _descendants(cls: type) -> Iterator[type]:
+    children: list[type] = cls.__subclasses__()
+    for child in children:
         yield child
         yield from _descendants(child)

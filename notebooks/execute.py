@@ -1,6 +1,6 @@
-"""Run every notebook into build/notebooks/, outputs included; the files here stay without outputs.
+"""Run every notebook and write it with its outputs to build/notebooks/; the notebooks in this folder have none.
 
-python notebooks/execute.py [NAME ...]      TERCET_SMOKE=1 runs them at toy size; --workers 2: two at a time
+python notebooks/execute.py [NAME ...]      TERCET_SMOKE=1: on small data; --workers 2: two at a time
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One round of a campaign: the pairs, why each was chosen, what is predicted of it, what the batch should bring."""
+"""One round of a campaign: the pairs, the criterion and the prediction of each, the expected effect of the batch."""
 
 from __future__ import annotations
 

@@ -112,13 +112,7 @@ class AnnotationLoop:
         return self.inference(self.model, self.items, answers)
 
     def run(
-        self,
-        annotator: Annotator,
-        budget: int,
-        who: str = "annotator",
-        *,
-        progress: bool = True,
-        max_skips: int = 100,
+        self, annotator: Annotator, budget: int, who: str = "annotator", *, progress: bool = True, max_skips: int = 100
     ) -> int:
         """Ask until the store holds `budget` answers, the annotator quits, or no candidate is left.
 

@@ -75,7 +75,7 @@ class RootMoment(Moment):
 
 @dataclass(frozen=True, eq=False)
 class LinearPool(Pool):
-    """Candidates under a Gaussian posterior of p parameters w: a label tells of d'w, d the row of the candidate.
+    """Candidates under a Gaussian posterior of p parameters w: a label informs about d'w, d the candidate's row.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class LinearPool(Pool):
 
     @cached_property
     def variance(self) -> Float[np.ndarray, " m"]:
-        """Posterior variance d' A d of what each label tells of."""
+        """Posterior variance d' A d of what each label informs about."""
         return self.squared_norms(self.root)
 
     @property

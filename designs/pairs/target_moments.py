@@ -81,7 +81,7 @@ def _by_prompt(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The prompts of some rows, the sum of the rows of each, and the sum of n_p x x' over all of them."""
     centred = rows - shift
-    prompts, place = np.unique(prompt, return_inverse=True)
+    prompts, code = np.unique(prompt, return_inverse=True)
     sums = np.zeros((len(prompts), centred.shape[1]))
-    np.add.at(sums, place, centred)
+    np.add.at(sums, code, centred)
     return prompts, sums, (centred * counts[prompt][:, None]).T @ centred

@@ -59,11 +59,10 @@ def surface_pool(
 
 def labelled_sites(posterior: Posterior | None) -> Sites | None:
     """The sites a loss surface was fitted on; None without a posterior, or where it was loaded without its data."""
-    if posterior is None or not posterior.context.args:
+    if posterior is None or posterior.sites is None:
         return None
-    model = posterior.context.model
-    metric = model.frame.metric if isinstance(model, LossSurface) else "plane"
-    return as_sites("sites of the fit", posterior.context.args[0], metric)
+    metric = posterior.model.frame.metric if isinstance(posterior.model, LossSurface) else "plane"
+    return as_sites("sites of the fit", posterior.sites, metric)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +77,8 @@ class FittedSurface:
     posterior: Posterior
 
     def __post_init__(self) -> None:
-        if not isinstance(self.posterior.context.model, LossSurface):
-            kind = type(self.posterior.context.model).__name__
+        if not isinstance(self.posterior.model, LossSurface):
+            kind = type(self.posterior.model).__name__
             raise ValueError(
                 f"the posterior is of a {kind}, not of a LossSurface; fit one, or use criterion='k-centre'."
             )
@@ -87,9 +86,8 @@ class FittedSurface:
     @property
     def model(self) -> LossSurface:
         """The model that was fitted."""
-        model = self.posterior.context.model
-        assert isinstance(model, LossSurface)
-        return model
+        assert isinstance(self.posterior.model, LossSurface)
+        return self.posterior.model
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
@@ -129,8 +127,7 @@ class FittedSurface:
     @property
     def data(self) -> Float[np.ndarray, " k"]:
         """The losses of the fit (their logarithms for log-normal ones), less the prior mean of the level."""
-        assert self.posterior.context.args is not None
-        losses = np.asarray(self.posterior.context.args[1], dtype=np.float64)
+        losses = np.asarray(self.posterior.losses, dtype=np.float64)
         return np.asarray((np.log(losses) if self.model.family == "log-normal" else losses) - self.model.center)
 
     def coordinates(self, name: str, sites: Sites) -> Float[np.ndarray, "n q"]:

@@ -1,4 +1,4 @@
-"""Candidate sites under a fitted loss surface: each label tells of one linear function of Gaussian coefficients."""
+"""Candidate sites under a fitted loss surface: each label informs about a linear function of Gaussian coefficients."""
 
 from __future__ import annotations
 

@@ -162,7 +162,15 @@ def _decode(value: Json, arrays: Arrays) -> object:
         return tuple(_decode(each, arrays) for each in value["tuple"])
     if "array" in value:
         return arrays.pop(value["array"])
-    cls = storable_class(value["class"])
+    name = value["class"]
+    try:
+        cls = storable_class(name)
+    except ImportError:
+        cls = None
     if cls is None:
-        raise _UndefinedClassError(value["class"])
-    return cls(**{name: _decode(each, arrays) for name, each in value["fields"].items()})
+        raise _UndefinedClassError(name)
+    fields = {field: _decode(each, arrays) for field, each in value["fields"].items()}
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise ValueError(f"the file holds a {name} with the fields {sorted(fields)}: {error}; fit again.") from error

@@ -32,7 +32,7 @@ class Solution(NamedTuple):
     gradient : array [p]
     decrement : the Newton decrement sqrt(g' H^-1 g), the length of the remaining Newton step in standard deviations of
         the Gaussian with precision H: the same in any units of the parameters. H is the Hessian where it is known,
-        else its L-BFGS approximation; NaN where there is neither
+        else its L-BFGS approximation, which starts from (R R')^-1 where `root` R is given; else NaN
     steps : iterations
     converged : whether the point is the minimum to the tolerance asked for
     reason : why the search ended
@@ -132,7 +132,7 @@ def minimise(
         end,
         float(value) if finite else float("inf"),
         gradient,
-        _decrement(result) if finite and bounds is None else float("nan"),
+        _decrement(result, root is not None) if finite and bounds is None else float("nan"),
         int(result.nit),
         bool(result.success or slow()) and finite,
         _reason(result, slow()) if finite else "the objective is not finite",
@@ -143,8 +143,19 @@ def _is_finite(value: float, gradient: np.ndarray) -> bool:
     return bool(np.isfinite(value) and np.isfinite(gradient).all())
 
 
-def _decrement(result: scipy.optimize.OptimizeResult) -> float:
-    return float(np.sqrt(max(result.jac @ result.hess_inv.dot(result.jac), 0.0)))
+def _decrement(result: scipy.optimize.OptimizeResult, scaled: bool) -> float:
+    """By the two-loop recursion from a scaled identity: SciPy's own, from the identity, depends on the units."""
+    pairs = list(zip(result.hess_inv.sk, result.hess_inv.yk, strict=True))
+    if not pairs:
+        return float(np.linalg.norm(result.jac)) if scaled else float("nan")
+    left, weights = result.jac, []
+    for s, y in reversed(pairs):
+        weights.append(s @ left / (s @ y))
+        left = left - weights[-1] * y
+    step = left * (pairs[-1][0] @ pairs[-1][1]) / (pairs[-1][1] @ pairs[-1][1])
+    for (s, y), weight in zip(pairs, reversed(weights), strict=True):
+        step = step + (weight - y @ step / (s @ y)) * s
+    return float(np.sqrt(max(result.jac @ step, 0.0)))
 
 
 def _reason(result: scipy.optimize.OptimizeResult, slow: bool) -> str:

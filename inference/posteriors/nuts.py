@@ -85,8 +85,8 @@ def nuts(
     diagnostics = _chain_diagnostics(drawn, extra["diverging"])
     if not diagnostics["converged"]:
         warnings.warn(
-            f"the chains have not converged: R-hat up to {diagnostics['r_hat']:.3f}, smallest effective size "
-            f"{diagnostics['ess']:.0f}, {diagnostics['divergences']} divergences; raise warmup and samples, or "
+            f"the chains have not converged: R-hat up to {diagnostics['r_hat']:.3f}, smallest effective sample "
+            f"size {diagnostics['ess']:.0f}, {diagnostics['divergences']} divergences; raise warmup and samples, or "
             "target_accept where there are divergences.",
             stacklevel=2,
         )
@@ -138,7 +138,7 @@ class _Schedule(NamedTuple):
 
 
 def has_whitened_data(start: GaussianPosterior, model: Model) -> bool:
-    """Whether chains of this model can move in its own data whitened by `start`: both the exact route of one model."""
+    """Whether the model gives its posterior in the coordinates of `start`, an exact Gaussian of the same model."""
     return isinstance(model, Whitened) and isinstance(start, SiteGaussian) and start.model == model
 
 

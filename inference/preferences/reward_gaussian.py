@@ -22,7 +22,7 @@ class RewardMoments(NamedTuple):
     @property
     def sd(self) -> Float[np.ndarray, " n"]:
         """Posterior standard deviation."""
-        return np.sqrt(self.variance)
+        return np.asarray(np.sqrt(self.variance))
 
 
 @dataclass(frozen=True, eq=False)

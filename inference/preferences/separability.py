@@ -63,6 +63,6 @@ def warn_if_separable(model: ComparisonModel, largest_logit: float, items: Items
         warnings.warn(
             f"the data are separable: {what}, so the maximum-likelihood estimate is infinite; estimates and intervals "
             "are those at which the search stopped. Give the head a prior scale (prior_sd=1.0, or None to learn it).",
-            stacklevel=4,
+            stacklevel=5,
         )
     return separable

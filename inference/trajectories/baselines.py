@@ -75,8 +75,8 @@ def transport_midpoint(snapshots: Snapshots, time: float) -> np.ndarray:
         raise ValueError(f"no snapshot after t = {time:g}: the last is at {snapshots.times[-1]:g}.")
     x, y = persistence(snapshots, time), snapshots.particles[after[0]]
     begin, end = snapshots.times[snapshots.times < time][-1], snapshots.times[after[0]]
-    seen = list(snapshots.observed)
-    plan = transport_plan(x[:, seen], y[:, seen])
+    observed = list(snapshots.observed)
+    plan = transport_plan(x[:, observed], y[:, observed])
     count = max(len(x), len(y))
     pairs = np.searchsorted(np.cumsum(plan.weight), (np.arange(count) + 0.5) / count)
     share = (time - begin) / (end - begin)

@@ -242,8 +242,8 @@ def bridge_objective(
     >>> rng = np.random.default_rng(0)
     >>> cells = Snapshots([rng.normal(k, 1.0, (40, 1)) for k in range(3)], times=[0.0, 1.0, 2.0])
     >>> sde = ReferenceSDE(ornstein_uhlenbeck(1), constant_volatility())
-    >>> found = bridge_objective(sde, {"rate": [0.3], "level": [2.0], "volatility": 1.0}, cells)
-    >>> sorted(found.gradient), found.gradient["rate"].shape
+    >>> objective = bridge_objective(sde, {"rate": [0.3], "level": [2.0], "volatility": 1.0}, cells)
+    >>> sorted(objective.gradient), objective.gradient["rate"].shape
     (['level', 'rate', 'volatility'], (1,))
     """
     problem = bridge_problem(

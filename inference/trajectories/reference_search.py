@@ -88,7 +88,7 @@ def multistart_mode(
         )
     model = with_enough_substeps(model, snapshots, matches[0].sites)
     problem = Problem(model, (snapshots,), {}, key, x64=True, differences=True)
-    solution, agree = _refine(problem, matching, matches, search)
+    solution, agree = _refine(problem, matching, matches, search, MARGIN * sum(snapshots.counts))
     advance()
     return MultistartMode(model, problem, solution, agree)
 
@@ -173,9 +173,12 @@ def _end_moments(
 
 
 def _refine(
-    problem: Problem, matching: Problem, matches: list[MomentMatch], search: Callable[..., Solution]
+    problem: Problem, matching: Problem, matches: list[MomentMatch], search: Callable[..., Solution], margin: float
 ) -> tuple[Solution, int]:
-    """The best mode of the model itself, from the best distinct moment matches, and how many starts lead to it."""
+    """The best mode of the model itself, and how many starts lead to it.
+
+    It is searched from the best distinct moment matches, the second where it is worse by less than `margin` nats.
+    """
     groups: list[list[MomentMatch]] = []
     for match in matches:
         if groups and match.potential - groups[-1][0].potential < SAME_MODE * max(1.0, 1e-3 * abs(match.potential)):
@@ -183,9 +186,8 @@ def _refine(
         else:
             groups.append([match])
     ends: list[tuple[Solution, int]] = []
-    most = groups[0][0].potential + MARGIN * sum(problem.args[0].counts)
     for group in groups[:REFINED]:
-        if ends and group[0].potential > most:
+        if ends and group[0].potential > groups[0][0].potential + margin:
             break
         start, root = _start_and_root(problem, matching, group[0].z)
         solution = search(problem.value_and_gradient, start, root=root)

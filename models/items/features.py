@@ -190,15 +190,6 @@ class InMemory(Features):
     def in_double(self) -> InMemory:
         return InMemory(self.array.astype(np.float64, copy=False))
 
-    def __matmul__(self, matrix: np.ndarray) -> np.ndarray:
-        return np.asarray(self.array @ matrix)
-
-    def rmatvec(self, values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " d"]:
-        return np.asarray(values @ self.array)
-
-    def levels(self, direction: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"]:
-        return _row_sums(direction, self.array)
-
     @property
     def near_mean(self) -> Float[np.ndarray, " d"]:
         return np.asarray(np.mean(self.array, axis=0, dtype=np.float64))

@@ -93,7 +93,7 @@ class Items(Container):
 
     @property
     def operator(self) -> Features:
-        """The features as an operator, wherever they are: their products, moments and blocks."""
+        """The features as an operator, in memory or not: their products, moments and blocks."""
         return self.features if isinstance(self.features, Features) else InMemory(self.features)
 
     def take(self, positions: ArrayLike) -> Items:

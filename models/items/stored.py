@@ -49,14 +49,14 @@ class Stored(Features):
 
     def __getitem__(self, rows: Any) -> Float[np.ndarray, "k d"]:
         wanted = self.rows[rows]
-        unique, place = np.unique(wanted, return_inverse=True)
+        unique, position = np.unique(wanted, return_inverse=True)
         contiguous = len(unique) and unique[-1] - unique[0] + 1 == len(unique)
         values = np.asarray(self.read(slice(int(unique[0]), int(unique[-1]) + 1) if contiguous else unique))
         if values.shape != (len(unique), self.width):
             raise ValueError(f"{self.name} gave {values.shape} where {(len(unique), self.width)} was asked for.")
-        ordered = len(unique) == len(wanted) and (place[1:] > place[:-1]).all()
+        ordered = len(unique) == len(wanted) and (position[1:] > position[:-1]).all()
         read = prepared(f"{self.name}, rows {unique[0]} to {unique[-1]},", values, self.maps)
-        return read if ordered else read[place]
+        return read if ordered else read[position]
 
     def take(self: AnyStored, index: Any) -> AnyStored:
         return replace(self, rows=self.rows[index])

@@ -4,8 +4,8 @@ Each is a frozen object that *is* a NumPyro model, `model(items, comparisons)`, 
 
 - those of its head (`weights` or `ability`, and `prior_sd` where that is learned),
 - `order_effect` (optional): added to the logit of whichever item comes first,
-- `precision` (optional, plate `annotator`) and `precision_spread`: how sharply each annotator tells items apart,
-  beside the average of all,
+- `precision` (optional, plate `annotator`) and `precision_spread`: how consistently each annotator answers, in units
+  of the average of all,
 - `tie_strength` (Davidson),
 - `outcome` (observed, plate `comparison`).
 """
@@ -77,7 +77,9 @@ class ComparisonModel(Storable):
     def with_prior_sd(self: AnyModel, prior_sd: float | None) -> AnyModel:
         """The same model with another prior scale."""
         if not isinstance(self.head, ScaledHead):
-            raise ValueError(f"{type(self.head).__name__} has no prior scale; derive it from tercet.models.ScaledHead.")
+            raise ValueError(
+                f"{type(self.head).__name__} has no prior scale: heads that have one derive from ScaledHead."
+            )
         return replace(self, head=self.head.with_prior_sd(prior_sd))
 
     @property

@@ -53,6 +53,7 @@ class Comparisons(Container):
         outcome: ArrayLike,
         weight: ArrayLike | None = None,
         annotator: ArrayLike | None = None,
+        *,
         annotator_ids: Sequence[Hashable] | None = None,
     ) -> None:
         i, j = as_indices("first", first), as_indices("second", second)
@@ -87,6 +88,7 @@ class Comparisons(Container):
         first: str = "first",
         second: str = "second",
         outcome: str = "outcome",
+        *,
         weight: str | None = None,
         annotator: str | None = None,
     ) -> Comparisons:
@@ -156,7 +158,7 @@ class Comparisons(Container):
 
 
 def check_compared(items: Items, comparisons: Comparisons) -> None:
-    """Raise where a comparison names an item that is not there (skipped while JAX traces)."""
+    """Raise where a comparison is of an item out of range (skipped while JAX traces)."""
     if is_concrete(comparisons.first, comparisons.second):
         check_range("first", comparisons.first, len(items))
         check_range("second", comparisons.second, len(items))

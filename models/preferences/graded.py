@@ -91,7 +91,7 @@ class Graded(ComparisonModel):
 
 @dataclass(frozen=True)
 class RaoKupper(Graded):
-    """Ties where nobody is better by a threshold: P(first) = 1 / (1 + exp(c - r)), P(second) = 1 / (1 + exp(c + r)).
+    """Ties where neither is better by a threshold: P(first) = 1 / (1 + exp(c - r)), P(second) = 1 / (1 + exp(c + r)).
 
     c > 0 is the site `cut_gaps` [1], log theta of the paper: two equal items tie with probability tanh(c / 2).
     `Davidson` is the other model of ties, with tails that fall half as fast.

@@ -36,8 +36,8 @@ def is_flat(prior_sd: Any) -> bool:
 class Head(Storable, abc.ABC):
     """A reward r(x): a NumPyro model from items to rewards.
 
-    A head of your own is a frozen dataclass with the two methods below; `tercet.models.ScaledHead` adds a prior scale
-    that can be learned, `tercet.models.LinearInParameters` the exact Newton route.
+    A head of your own is a frozen dataclass with the two methods below. Derived from `ScaledHead` it has a prior scale,
+    which can be learned; from `LinearInParameters`, the exact Newton route (both in `tercet.models.preferences`).
 
     Attributes
     ----------
@@ -84,6 +84,10 @@ class LinearInParameters(ScaledHead):
     """A reward linear in its parameters: r = X theta, theta ~ Normal(0, tau^2 I), tau = prior_sd * unit.
 
     A head of your own names its `site` and `plate`, and gives `features`.
+
+    Parameters
+    ----------
+    prior_sd : prior sd of the reward difference of two random items; None: learned; `math.inf`: a flat prior
 
     Attributes
     ----------

@@ -49,7 +49,7 @@ def merge_repeats(
     return code // n_items, code % n_items, np.clip(won / total, 0.0, 1.0), total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LinearForm:
     """A log posterior sum_m w_m log p(y_m | eta_m) - theta' P theta / 2, eta = D theta.
 
@@ -60,7 +60,7 @@ class LinearForm:
     outcome, weight : array [m]
     prior_precision : array [p], the diagonal of P (zeros: flat)
     gauge : int
-        Where positive, the first `gauge` parameters have mean zero by a unit Normal on their mean.
+        Where positive, the mean of the first `gauge` parameters has a unit Normal prior, which holds it at zero.
     layout : names and lengths (0: scalar) of the sites that make up theta, in order
     """
 

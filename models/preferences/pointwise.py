@@ -28,7 +28,7 @@ INTERCEPT_SD = 5.0
 
 @dataclass(frozen=True)
 class PointwiseClassifier(ComparisonModel):
-    """P(item i, seen in a comparison, is its winner) = sigma(r_i + b): classification in place of Bradley-Terry.
+    """P(item i of a comparison is its winner) = sigma(r_i + b): classification instead of Bradley-Terry.
 
     Every comparison gives two examples, its winner of class 1 and its loser of class 0 (y and 1 - y of one where the
     outcome is soft), as if they were independent. Rewards in the order of these logits are consistent for ranking

@@ -13,7 +13,7 @@ from numpyro.distributions import Distribution, constraints
 from tercet.models._inputs import is_concrete
 
 
-class BasisNormal(Distribution):
+class BasisNormal(Distribution):  # type: ignore[misc]
     """y = level + Phi w + noise e, w_j ~ Normal(0, scale_j^2), e_i ~ Normal(0, 1): y [n] with w integrated out.
 
     With A = S Phi' Phi S / noise^2 + I, S = diag(scales), and r = y - level the log density costs O(b^3), whatever n:

@@ -1,4 +1,4 @@
-"""Drifts that are the gradient of a potential, for systems of which no law is known."""
+"""Drifts that are the gradient of a potential, for systems without a known law of motion."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Drift(Structural):
 
     Examples
     --------
-    A family of one's own:
+    A drift of one's own:
 
     >>> import jax.numpy as jnp, numpyro.distributions as dist
     >>> from tercet.models import Drift, ReferenceSDE, constant_volatility
@@ -95,7 +95,7 @@ class Drift(Structural):
 
     def prefixed(self, prefix: str) -> Drift:
         """Give the same drift with `prefix` before the name of each parameter."""
-        function = partial(_without_prefix, self.function, prefix, tuple(self.priors))
+        function = partial(_renamed, self.function, tuple((site, prefix + site) for site in self.priors))
         priors = {prefix + site: prior for site, prior in self.priors.items()}
         return Drift(function, priors, self.names, self.affine)
 
@@ -111,10 +111,10 @@ def _sum(first: Coefficient, second: Coefficient, theta: Theta, x: Array, t: jax
     return jnp.add(first(theta, x, t), second(theta, x, t))
 
 
-def _without_prefix(
-    function: Coefficient, prefix: str, sites: tuple[str, ...], theta: Theta, x: Array, t: Array
+def _renamed(
+    function: Coefficient, names: tuple[tuple[str, str], ...], theta: Theta, x: Array, t: jax.typing.ArrayLike
 ) -> jax.typing.ArrayLike:
-    return function({site: theta[prefix + site] for site in sites}, x, t)
+    return function({own: theta[site] for own, site in names}, x, t)
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,23 +122,23 @@ class SnapshotModel(Structural):
         """
         self.check(snapshots)
         shares = None if weights is None else [jnp.asarray(weight) for weight in weights]
-        clouds, seen = as_jax(snapshots.particles), np.flatnonzero(snapshots.observed)
+        clouds, observed = as_jax(snapshots.particles), np.flatnonzero(snapshots.observed)
         theta, start = self.sde.sample_parameters(), self._sample_start(clouds[0], snapshots, shares)
         simulated = self.paths > 0 and self.start != "summary"
         moments = (self._simulated if simulated else self._transitions)(theta, start, snapshots, clouds)
-        jitter = JITTER * snapshots.magnitude**2 * jnp.eye(len(seen))
+        jitter = JITTER * snapshots.magnitude**2 * jnp.eye(len(observed))
         logs = self._log_weights(snapshots, shares)
         if simulated and logs is not None:
             logs = jnp.repeat(logs, self.paths, axis=1) - np.log(self.paths)
         mixture = SnapshotMixture(
-            moments.mean[..., seen],
-            moments.covariance[..., seen[:, None], seen] + jitter,
+            moments.mean[..., observed],
+            moments.covariance[..., observed[:, None], observed] + jitter,
             snapshots.counts[1:],
             logs,
             self.jackknife,
         )
         scale = None if shares is None else jnp.concatenate(shares[1:])
-        _observe("snapshots", mixture, jnp.concatenate(clouds[1:])[:, seen], scale)
+        _observe("snapshots", mixture, jnp.concatenate(clouds[1:])[:, observed], scale)
 
     @property
     def data_may_be_traced(self) -> bool:
@@ -164,14 +164,14 @@ class SnapshotModel(Structural):
 
     def _sample_start(self, cloud: Array, snapshots: Snapshots, weights: list[Array] | None) -> dict[str, Array]:
         """Sites of what is not known of the first snapshot."""
-        seen, hidden = np.flatnonzero(snapshots.observed), np.flatnonzero(~np.asarray(snapshots.observed))
+        observed, hidden = np.flatnonzero(snapshots.observed), np.flatnonzero(~np.asarray(snapshots.observed))
         sites: dict[str, Array] = {}
         if len(hidden):
             with numpyro.plate("unobserved", len(hidden)):
                 sites["mean"] = numpyro.sample("start_mean", self.start_mean or dist.Normal(0.0, 3.0))
                 sites["sd"] = numpyro.sample("start_sd", self.start_sd or dist.HalfNormal(0.5))
         if self.start == "gaussian":
-            points, d = cloud[:, seen], len(seen)
+            points, d = cloud[:, observed], len(observed)
             middle, unit = points.mean(axis=0), points.std(axis=0)
             mean = numpyro.sample("cloud_mean", dist.Normal(middle, 10.0 * unit).to_event(1))
             sd = numpyro.sample("cloud_sd", dist.LogNormal(jnp.log(unit), 1.0).to_event(1))
@@ -183,11 +183,11 @@ class SnapshotModel(Structural):
 
     def _initial_state(self, start: Theta, cloud: Array, snapshots: Snapshots) -> tuple[Array, Array]:
         """Means [n, d] at the first time and C [d, d] with C C' their covariance (that of a summary left out)."""
-        seen, hidden = np.flatnonzero(snapshots.observed), np.flatnonzero(~np.asarray(snapshots.observed))
+        observed, hidden = np.flatnonzero(snapshots.observed), np.flatnonzero(~np.asarray(snapshots.observed))
         factor = jnp.zeros((self.sde.dim, self.sde.dim))
         if self.start == "gaussian":
-            factor = factor.at[seen[:, None], seen].set(start["cloud_factor"])
-            cloud = jnp.zeros((1, self.sde.dim)).at[0, seen].set(start["cloud_mean"])
+            factor = factor.at[observed[:, None], observed].set(start["cloud_factor"])
+            cloud = jnp.zeros((1, self.sde.dim)).at[0, observed].set(start["cloud_mean"])
         if len(hidden):
             cloud = cloud.at[:, hidden].set(start["mean"])
             factor = factor.at[hidden, hidden].set(start["sd"])
@@ -205,9 +205,9 @@ class SnapshotModel(Structural):
             ) -> TransitionMoments:
                 own = jnp.zeros((self.sde.dim, self.sde.dim))
                 if self.start == "summary":
-                    seen = np.flatnonzero(snapshots.observed)
+                    observed = np.flatnonzero(snapshots.observed)
                     cloud, covariance = _summary(cloud)
-                    own = own.at[seen[:, None], seen].set(covariance[seen[:, None], seen])
+                    own = own.at[observed[:, None], observed].set(covariance[observed[:, None], observed])
                 begin, factor = self._initial_state(latent[0], cloud, snapshots)
                 moments = self._linear_noise(latent[1], begin, times, own + factor @ factor.T, size)
                 # An affine reference gives all particles one covariance: without its copies.

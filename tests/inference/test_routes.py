@@ -1,6 +1,8 @@
 """The exact Newton route and the general one give one answer; handlers are obeyed; the evidence is at its top."""
 
 import math
+import re
+from dataclasses import fields
 
 import numpy as np
 import numpyro
@@ -11,10 +13,10 @@ from numpyro.handlers import condition, scale, substitute
 from scipy.special import expit
 from scipy.stats import halfnorm, norm
 
-from tercet.inference import LaplaceOptions, laplace
+from tercet.inference import LaplaceOptions, TrainingOptions, laplace
 from tercet.inference.posteriors.gaussian import SiteGaussian, UnconstrainedGaussian
 from tercet.inference.preferences.prior_scale import general_evidence, linear_evidence
-from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone
+from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, MLPHead, Thurstone
 from tercet.models.preferences.heads import HYPERPRIOR_SD
 
 
@@ -186,3 +188,79 @@ def test_prior_in_numpyro_is_the_one_of_the_linear_form(make_data):
         laplace(BradleyTerry(LinearHead(1.3)), items, answers).center,
         atol=1e-8,
     )
+
+
+OPTIONS = {
+    "tolerance": 1e-5,
+    "max_steps": 7,
+    "curvature": "gauss-newton",
+    "prior_sd_range": (0.5, 2.0),
+    "training": TrainingOptions(rounds=1),
+}
+EXACT, GENERAL = {"tolerance", "max_steps"}, {"tolerance", "max_steps", "curvature"}
+NETWORK, LEARNED = {"tolerance", "max_steps", "training"}, {"prior_sd_range"}
+ROUTES = {
+    "exact Newton, scale fixed": (BradleyTerry(LinearHead(1.0)), EXACT),
+    "exact Newton, scale learned": (BradleyTerry(LinearHead()), EXACT | LEARNED),
+    "exact Newton, no prior": (Thurstone(AbilityHead(math.inf)), EXACT),
+    "general, scale fixed": (Davidson(LinearHead(1.0)), GENERAL),
+    "general, scale learned": (Davidson(LinearHead()), GENERAL | LEARNED),
+    "general, annotators": (BradleyTerry(LinearHead(1.0), annotators=True), GENERAL),
+    "general, a NumPyro model": (wrapped(BradleyTerry(LinearHead(1.0))), GENERAL),
+    "general, a handler": (scale(BradleyTerry(LinearHead()), scale=0.5), GENERAL),
+    "last layer, scale fixed": (BradleyTerry(MLPHead(1.0, widths=(4,))), NETWORK),
+    "last layer, scale learned": (BradleyTerry(MLPHead(widths=(4,))), NETWORK | LEARNED),
+    "last layer, general, scale fixed": (Davidson(MLPHead(1.0, widths=(4,))), NETWORK | GENERAL),
+    "last layer, general, scale learned": (Davidson(MLPHead(widths=(4,))), NETWORK | GENERAL | LEARNED),
+}
+
+
+def test_the_table_of_options_is_complete():
+    default = LaplaceOptions()
+    assert set(OPTIONS) == {option.name for option in fields(LaplaceOptions)}
+    assert all(value != getattr(default, name) for name, value in OPTIONS.items())
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("route", ROUTES)
+def test_an_option_that_a_route_does_not_read_is_an_error(route, option, make_data, monkeypatch):
+    """Every route and every option: refused with what is read instead, or accepted."""
+    model, read = ROUTES[route]
+    items, answers = make_data(n=6, m=12)
+    options = LaplaceOptions(**{option: OPTIONS[option]})
+    passed = []
+
+    class SearchedError(Exception):
+        """The options have been accepted."""
+
+    def searched(self, route, *names):
+        check(self, route, *names)
+        passed.append(set(names))
+        raise SearchedError
+
+    check = LaplaceOptions.check_read
+    monkeypatch.setattr(LaplaceOptions, "check_read", searched)
+    if option in read:
+        with pytest.raises(SearchedError):
+            laplace(model, items, answers, options=options)
+        assert passed == [read]
+    else:
+        message = rf"LaplaceOptions\({option}={re.escape(repr(OPTIONS[option]))}\) is not read by .*, which reads"
+        with pytest.raises(ValueError, match=message) as error:
+            laplace(model, items, answers, options=options)
+        assert set(re.findall(r"\w+", str(error.value).split("which reads")[1].split(";")[0])) == read
+
+
+def test_options_that_are_read_change_the_fit(make_data):
+    """Fewer steps, a looser tolerance, a narrower range of scales."""
+    items, answers = make_data()
+    model = BradleyTerry(LinearHead())
+    fit = laplace(model, items, answers)
+    narrow = laplace(model, items, answers, options=LaplaceOptions(prior_sd_range=(20.0, 30.0)))
+    assert narrow.diagnostics["prior_sd"] == pytest.approx(20.0, rel=0.01)
+    assert fit.diagnostics["prior_sd"] < 20.0
+    fixed = BradleyTerry(LinearHead(2.0))
+    loose = laplace(fixed, items, answers, options=LaplaceOptions(tolerance=0.1))
+    assert loose.diagnostics["steps"] < laplace(fixed, items, answers).diagnostics["steps"]
+    with pytest.warns(UserWarning, match="Newton stopped after 1 steps"):
+        laplace(fixed, items, answers, options=LaplaceOptions(max_steps=1))

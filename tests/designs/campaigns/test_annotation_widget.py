@@ -1,4 +1,4 @@
-"""The annotation widget from the kernel's side: which messages count, what is stored, what the page is told."""
+"""The annotation widget on the kernel's side: which messages count, what is stored, what the page is sent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDGET = Path(pair_widget.__file__)
 
 @pytest.fixture
 def open_loop(tmp_path: Path, rng: np.random.Generator, seed: int) -> Iterator[Opener]:
-    """A campaign in batches of four on one store; each call opens it anew, as a restarted kernel would."""
+    """A campaign in batches of four on one store; each call reopens it, as a restarted kernel would."""
     items = Items(rng.standard_normal((12, 3)), ids=[f"item {k}" for k in range(12)])
     opened = []
 
@@ -41,7 +41,7 @@ def open_loop(tmp_path: Path, rng: np.random.Generator, seed: int) -> Iterator[O
 
 
 def send(widget: PairWidget, message: Any) -> None:
-    """What arrives when the page sends a message."""
+    """Deliver a message as the page sends it."""
     widget._handle_msg({"content": {"data": {"method": "custom", "content": message}}, "buffers": []})
 
 
@@ -51,7 +51,7 @@ def press(widget: PairWidget, answer: str) -> dict[str, Any]:
 
 
 def views(widget: PairWidget) -> list[dict[str, Any]]:
-    """Every view from here on."""
+    """Every view from now on."""
     seen: list[dict[str, Any]] = []
     widget.observe(lambda change: seen.append(change["new"]), "view")
     return seen
@@ -62,7 +62,7 @@ def outcomes(loop: AnnotationLoop) -> list[float | None]:
 
 
 def test_a_campaign_from_the_first_pair_to_the_last(open_loop: Opener) -> None:
-    """Every answer is in the store before the next pair is shown; between batches the page is told to wait."""
+    """Every answer is in the store before the next pair is shown; between batches the page shows that it is busy."""
     loop = open_loop()
     texts = {f"item {k}": f"<b>{k}</b>\n  as it is" for k in range(11)}
     widget = annotation_widget(loop, 6, "Ann", texts, "Which is politer?")
@@ -108,7 +108,7 @@ def test_it_asks_what_run_asks(open_loop: Opener, tmp_path: Path) -> None:
     assert shown == asked
 
 
-def test_what_comes_late_or_is_no_answer_is_ignored(open_loop: Opener) -> None:
+def test_late_and_invalid_messages_are_ignored(open_loop: Opener) -> None:
     loop = open_loop()
     widget = annotation_widget(loop, 8)
     query = widget.view["query"]
@@ -174,7 +174,7 @@ def test_after_a_restart_the_same_cell_goes_on(open_loop: Opener) -> None:
 
 
 def test_a_pair_that_was_answered_elsewhere(open_loop: Opener) -> None:
-    """By the same name, otherwise: that answer stands and is said; the same answer again is one label."""
+    """Under the same name: a different answer is refused with a message, the same answer is one label."""
     loop = open_loop()
     widget = annotation_widget(loop, 8, "Ann")
     loop.store.record(widget.view["query"], "tie", "Ann")
@@ -248,8 +248,8 @@ def test_a_pool_that_is_used_up_by_skips(open_loop: Opener) -> None:
     assert widget.view["warning"]
 
 
-def test_an_overconfident_model_is_told(open_loop: Opener) -> None:
-    """Predictions of 0.99 that all failed; the campaign warns as well."""
+def test_overconfidence_is_shown(open_loop: Opener) -> None:
+    """Predictions of 0.99 that were all wrong; the campaign warns as well."""
     loop = open_loop()
     pairs = [(f"item {i}", f"item {j}") for i in range(4) for j in range(5, 10)]
     loop.store.propose(1, [Proposal(*pair, "x", 0.99) for pair in pairs], "x", {"labels": 0, "inflation": 1.0})

@@ -1,4 +1,4 @@
-"""Campaigns: a round is a fit and a selection, a stop loses nothing, the guard, skips, ties, people at a prompt."""
+"""Campaigns: a round is a fit and a selection, stopping loses nothing, the guard, skips, ties, people at a prompt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Opener = Callable[..., AnnotationLoop]
 
 
 class World:
-    """Named items with known rewards, somebody who answers by them, and what was asked."""
+    """Named items with known rewards, an annotator who answers by them, and the pairs that were asked."""
 
     def __init__(self, seed: int, n: int = 30) -> None:
         data = simulated_preferences(n, 4, 1, key=seed)
@@ -57,7 +57,7 @@ def world(seed: int) -> World:
 
 @pytest.fixture
 def open_loop(world: World, tmp_path: Path, seed: int) -> Iterator[Opener]:
-    """A campaign on a store of this name; each call opens it anew, as another process would."""
+    """A campaign on a store of this name; each call reopens it, as another process would."""
     opened = []
 
     def opener(name: str = "labels.db", items: Items | None = None, **settings: Any) -> AnnotationLoop:
@@ -153,7 +153,7 @@ def test_a_stop_loses_nothing_and_the_campaign_goes_on(
 
 
 def test_the_first_item_is_drawn_at_random(world: World, open_loop: Opener) -> None:
-    """From candidates that are listed in order, in a random and in a designed round; binomial, 1e-6 false alarms."""
+    """Also where candidates are listed in order, in random and designed rounds; false alarms 1e-6 (binomial)."""
     loop = open_loop(candidates="all", batch=60)
     run(loop, world, 60)
     run(loop, world, 120)
@@ -211,14 +211,14 @@ def test_a_budget_that_is_reached_asks_nothing(world: World, open_loop: Opener) 
 
 
 @pytest.mark.parametrize("budget", [-1, True])
-def test_budgets_that_are_none(world: World, open_loop: Opener, budget: Any) -> None:
+def test_invalid_budgets(world: World, open_loop: Opener, budget: Any) -> None:
     with pytest.raises(ValueError, match="budget must be a whole number of at least 0"):
         run(open_loop(), world, budget)
     assert world.asked == []
 
 
 @pytest.mark.parametrize("number", [0, 2.5, float("nan"), None, "3"])
-def test_numbers_that_do_not_count(number: Any) -> None:
+def test_invalid_counts(number: Any) -> None:
     with pytest.raises(ValueError, match="batch must be a whole number of at least 1, got"):
         check_count("batch", number, least=1)
 
@@ -231,13 +231,15 @@ def test_numbers_that_do_not_count(number: Any) -> None:
         ({"criterion": "best"}, "criterion must be one of"),
     ],
 )
-def test_settings_that_are_none(open_loop: Opener, settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings(open_loop: Opener, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_loop(**settings)
 
 
 @pytest.mark.parametrize("candidates", ["all", "in-prompt", "array"])
-def test_too_small_a_pool_is_told_before_anything_is_asked(world: World, open_loop: Opener, candidates: str) -> None:
+def test_too_small_a_pool_is_an_error_before_anything_is_asked(
+    world: World, open_loop: Opener, candidates: str
+) -> None:
     given = [[i, i + 1] for i in range(25)] + [[1, 0]] * 50 if candidates == "array" else candidates
     left = {"all": 435, "in-prompt": 75, "array": 25}[candidates]
     loop = open_loop(candidates=given)
@@ -266,7 +268,7 @@ def test_a_store_of_other_items_is_refused(world: World, open_loop: Opener) -> N
     assert world.asked == []
 
 
-def test_an_answer_that_is_none_is_an_error_and_the_rest_is_stored(world: World, open_loop: Opener) -> None:
+def test_an_invalid_answer_is_an_error_and_the_others_are_stored(world: World, open_loop: Opener) -> None:
     replies = iter(["first", "tie", "both"])
     loop = open_loop()
     with pytest.raises(ValueError, match=r"an answer is one of .* got 'both'"):
@@ -284,7 +286,7 @@ def test_items_without_names_go_by_position(world: World, open_loop: Opener) -> 
         run(open_loop("other", items=Items(world.items.features, ids=[(k,) for k in range(30)])), annotator, 5)
 
 
-def test_history_is_what_was_predicted_and_what_came(world: World, open_loop: Opener) -> None:
+def test_history_compares_predictions_with_answers(world: World, open_loop: Opener) -> None:
     loop = open_loop()
     run(loop, world, 32)
     history, answers = loop.history(), loop.comparisons()
@@ -330,7 +332,7 @@ def test_random_share(world: World, open_loop: Opener) -> None:
 
 
 def test_the_guard_mixes_in_random_pairs_when_predictions_fail(world: World, open_loop: Opener) -> None:
-    """Someone who answers by the rewards for 40 labels, and then against them, is no annotator to be sure of."""
+    """An annotator who answers by the rewards for 40 labels, then against them, makes the model overconfident."""
 
     def fickle(first: Any, second: Any) -> Any:
         answer = world(first, second)
@@ -349,7 +351,7 @@ def test_the_guard_mixes_in_random_pairs_when_predictions_fail(world: World, ope
 
 
 def test_the_guard_forgets_what_is_long_past(world: World, open_loop: Opener) -> None:
-    """Twenty predictions that failed, then ten that held; each round with its own inflation."""
+    """Twenty wrong predictions, then ten calibrated ones; each round with its own inflation."""
     store = open_loop().store
     for number, (size, inflation) in enumerate([(20, 4.0), (10, 2.0)], start=1):
         proposals = [Proposal(f"item {number}", f"item {k + 5}", "x", 0.9) for k in range(size)]
@@ -364,7 +366,7 @@ def test_the_guard_forgets_what_is_long_past(world: World, open_loop: Opener) ->
 
 
 def test_the_same_name_in_two_processes(world: World, open_loop: Opener) -> None:
-    """What the other process stored first stands; this one says so and goes on."""
+    """The answer that the other process stored first stands; this one warns and continues."""
     other = open_loop().store
 
     def slow(first: Any, second: Any) -> Any:

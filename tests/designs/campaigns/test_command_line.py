@@ -1,4 +1,4 @@
-"""`tercet-select`: every kind of file in and out, the same pairs as in Python, one line for every mistake."""
+"""`tercet-select`: every kind of input and output, the same pairs as in Python, one line for every error."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def command(*words: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
-def test_help_teaches_and_imports_nothing_heavy(run: Run) -> None:
+def test_help_is_complete_and_imports_nothing_heavy(run: Run) -> None:
     code, out, error = run("--help")
     assert (code, error) == (0, [])
     for word in ("example:", "--labels labels.csv", "first, second, outcome", "skip", "exit code", ".safetensors"):
@@ -106,7 +106,7 @@ def test_the_command_is_installed_under_its_name() -> None:
 
 
 def test_a_real_process(files: Files) -> None:
-    """Pairs alone on the standard output, words on the standard error; and a mistake is one line and code 2."""
+    """Only pairs on the standard output, messages on the standard error; an error is one line and code 2."""
     done = command(*BASIC)
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(pd.read_csv(StringIO(done.stdout)), files.expected())
@@ -237,7 +237,7 @@ def test_components(files: Files, run: Run) -> None:
 
 
 def test_excluded_and_skipped_pairs_are_not_asked(files: Files, run: Run) -> None:
-    """Of ten pairs two are skipped, three excluded: of the other five no more than five can be had."""
+    """Of ten pairs two are skipped and three excluded: no more than the other five can be chosen."""
     pool = pd.DataFrame([[k, 39 - k] for k in range(10)], columns=["first", "second"])
     pool.to_csv("pool.csv", index=False)
     pool[["second", "first"]].set_axis(["first", "second"], axis=1)[2:4].to_csv("no.csv", index=False)  # turned round
@@ -383,7 +383,7 @@ def test_what_was_written_before_survives_a_failing_write(
 
 
 def test_warnings_are_one_line(files: Files, run: Run) -> None:
-    """Answers that contradict nothing: with the prior learned the fit warns of nothing; a warning is made up."""
+    """A warning of several lines becomes one; warnings for developers are not shown."""
 
     def warn(*_: Any) -> None:
         warnings.warn("the evidence\nis flat", stacklevel=1)

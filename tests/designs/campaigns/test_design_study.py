@@ -1,4 +1,4 @@
-"""The study behind the default: its worlds, its areas and verdicts, and the promise, small."""
+"""The study behind the default: its worlds, areas and verdicts, and the promise at a small size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def study() -> Iterator[ModuleType]:
 
 
 def table(curves: dict[str, Any], rng: np.random.Generator, noise: float = 0.01, seeds: int = 10) -> pd.DataFrame:
-    """Curves of Spearman in one world with noise of their own; the log loss runs the other way."""
+    """Noisy Spearman curves in one world; the log loss is 1 minus them."""
     rows = []
     for criterion, curve in curves.items():
         for seed in range(seeds):
@@ -122,7 +122,7 @@ def test_simulated_worlds_hold_out_whole_prompts(study: ModuleType, name: str, s
 
 @dataclass(frozen=True)
 class Worst(VOptimality):
-    """The negative control: greedy V upside down."""
+    """The negative control: V-optimality with reversed gains."""
 
     def gain(self, state: Any, some: Any) -> np.ndarray:
         return -super().gain(state, some)
@@ -131,7 +131,7 @@ class Worst(VOptimality):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_default_is_not_worse_than_random(study: ModuleType, seed: int) -> None:
-    """The promise, small: paired differences to random at 100 and 150 labels, averaged over worlds and three seeds.
+    """The promise at a small size: differences to random at 100 and 150 labels, averaged over worlds and three seeds.
 
     Over 30 other seeds these averages were .038 (standard error of three seeds .012) in Spearman and .013 (.005) in log
     loss, and for the opposite of the default, over 8 seeds, -.087 (.017) and -.038 (.006): each margin lies about four

@@ -1,4 +1,4 @@
-"""Labels are expensive: killed processes, two writers, full disks, foreign files; no label is lost, none is doubled."""
+"""The label store with killed processes, two writers, full disks, other files: no label is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def start(code: str, *arguments: Any) -> subprocess.Popen[str]:
 
 
 def test_only_the_standard_library_is_imported() -> None:
-    """By the module itself, and by what comes along with it but for the lazy loader of names."""
+    """By the modules themselves, and by what is imported with them, apart from the lazy loader."""
     for module in (label_store, labels, store_file):
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -89,7 +89,7 @@ def test_answers_in_words_and_numbers(answer: Any, outcome: float | None) -> Non
 
 
 @pytest.mark.parametrize("answer", ["left", "0.5", "", None, -0.1, 1.1, float("nan"), [1], object()])
-def test_answers_that_are_none(store: LabelStore, answer: Any) -> None:
+def test_invalid_answers(store: LabelStore, answer: Any) -> None:
     with pytest.raises(ValueError, match="an answer is one of first, tie, second, skip, or a number from 0 to 1"):
         store.record(1, answer, "Ann")
     assert store.labels() == []
@@ -186,7 +186,7 @@ with LabelStore(sys.argv[1]) as store:
 
 
 def label_until_killed(path: Path, delay: float) -> list[int]:
-    """Asks that a labeller has acknowledged before SIGKILL, `delay` seconds after it set out to open the store."""
+    """Queries that a labeller has acknowledged before SIGKILL, `delay` seconds after it starts to open the store."""
     child = start(LABELLER, path)
     assert child.stdout is not None
     assert child.stdout.readline() == "start\n"
@@ -198,7 +198,7 @@ def label_until_killed(path: Path, delay: float) -> list[int]:
 
 
 def survive(path: Path, delays: list[float]) -> int:
-    """Kill labellers of one store again and again; number of acknowledged labels."""
+    """Kill labellers of one store repeatedly; number of acknowledged labels."""
     acknowledged: list[int] = []
     for kills, delay in enumerate(delays, start=1):
         acknowledged += label_until_killed(path, delay)
@@ -220,7 +220,7 @@ def survive(path: Path, delays: list[float]) -> int:
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_a_hundred_kills_lose_and_double_nothing(tmp_path: Path, seed: int) -> None:
-    """Ten stores, each killed ten times: while it is made, opened, written; two labellers at a time."""
+    """Ten stores, the labeller of each killed ten times: while it creates, opens or writes the store; two at a time."""
     rng = random.Random(seed)
     delays = [[rng.uniform(0.0, 0.04) for _ in range(10)] for _ in range(10)]
     with ThreadPoolExecutor(2) as pool:
@@ -246,7 +246,7 @@ with LabelStore(path) as store:
 
 
 def test_two_writers_at_once(tmp_path: Path) -> None:
-    """Both create, both propose the first round, both answer everything, and under a shared name disagree."""
+    """Both create the store, propose the first round, answer everything, and disagree under a shared name."""
     names = {"Ann": 1.0, "Bob": 0.0}
     line = [sys.executable, "-c", WRITER, str(tmp_path / "labels.db")]
     writers = [
@@ -304,7 +304,7 @@ with LabelStore(sys.argv[1]) as store:
 
 @pytest.mark.skipif(os.name != "posix", reason="RLIMIT_FSIZE")
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
-    """The operating system refuses to write on: what was acknowledged is stored, and with space the work goes on."""
+    """The operating system refuses to write more: acknowledged labels are stored, and with space work continues."""
     path = tmp_path / "labels.db"
     with LabelStore(path) as store:
         store.propose(1, [Proposal("item", k, "random") for k in range(500)], "random")

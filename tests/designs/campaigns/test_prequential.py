@@ -1,4 +1,4 @@
-"""Predictions against later answers: the formula, its false alarms, answers of a batch that err together."""
+"""Predictions compared with later answers: the formula, its false alarms, correlated errors within a batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tercet.models import BradleyTerry, Comparisons, Davidson, Items, LinearHead
 
 
 def wide_posterior(items: Items, sd: float, model: Any = None, mean: Any = 0.0) -> GaussianPosterior:
-    """Independent weights of this mean and sd; the order effect, where there is one, last."""
+    """Independent weights with this mean and sd; the order effect, where there is one, last."""
     model = BradleyTerry(LinearHead(1.0)) if model is None else model
     d = items.features.shape[1]
     layout = (("weights", d),) + ((("order_effect", 0),) * model.order_effect)
@@ -62,7 +62,7 @@ def test_mistakes_are_named(prediction: Any, outcome: Any, message: str) -> None
 
 
 def batches(rng: np.random.Generator, sd: float, size: int, repeats: int) -> tuple[np.ndarray, np.ndarray]:
-    """Z of batches of answers whose weights are drawn from the posterior that predicts them: inflated, and plain."""
+    """Z, with and without inflation, of batches of answers by weights drawn from the posterior that predicts them."""
     found = []
     for _ in range(repeats):
         items = Items(rng.standard_normal((12, 2)))
@@ -77,8 +77,8 @@ def batches(rng: np.random.Generator, sd: float, size: int, repeats: int) -> tup
     return np.array(found)[:, 0], np.array(found)[:, 1]
 
 
-def test_right_predictions_raise_no_alarm(rng: np.random.Generator) -> None:
-    """Over 300 batches z has mean 0 and mean square 1 within five standard errors, without the inflation 5.
+def test_calibrated_predictions_raise_no_alarm(rng: np.random.Generator) -> None:
+    """Over 300 batches z has mean 0 and mean square 1 within five standard errors; without the inflation, about 5.
 
     The mean square may be 10 % below, as the inflation is held to at least 1. z is skewed where answers err together:
     above 3 once in a hundred batches (here in at most 15 of 300, which is 1 in 10^6).
@@ -93,7 +93,7 @@ def test_right_predictions_raise_no_alarm(rng: np.random.Generator) -> None:
 
 
 def test_overconfidence_is_seen(rng: np.random.Generator) -> None:
-    """Logits three times too large, 200 answers: an alarm; as they should be: in 1 of 740 none (here 1 in 10^6)."""
+    """Logits three times too large give an alarm after 200 answers; calibrated ones do not (here but 1 in 10^6)."""
     truth = rng.normal(0.0, 1.0, 200)
     outcome = (rng.random(200) < expit(truth)).astype(float)
     assert prequential(expit(3.0 * truth), outcome).z > OVERCONFIDENT
@@ -126,7 +126,7 @@ def test_inflation_of_one_answer_and_of_coins(seed: int) -> None:
 
 
 def test_inflation_sees_the_order_effect(seed: int) -> None:
-    """All pairs share the effect of coming first: sure of the items, unsure of it, they err together."""
+    """All pairs share the order effect: where it alone is uncertain, their errors are correlated."""
     items = Items(np.eye(4) * [0.0, 0.01, 0.02, 0.03])
     model = BradleyTerry(LinearHead(1.0), order_effect=True)
     pairs = np.array([[0, 1], [2, 3], [1, 2], [3, 0]])
@@ -135,8 +135,8 @@ def test_inflation_sees_the_order_effect(seed: int) -> None:
     assert logit(pool.expected_outcome).min() > 0.5
 
 
-def test_other_likelihoods_are_served() -> None:
-    """Ties: with ever stronger ones every expected outcome nears a half, and answers have nothing in common."""
+def test_other_likelihoods() -> None:
+    """As ties become more likely, expected outcomes approach one half and errors become independent."""
     items, found = Items(np.array([[1.0], [0.0], [2.0]])), []
     pairs = np.array([[0, 1], [2, 1], [2, 0]])
     for strength in (0.01, 100.0):

@@ -28,7 +28,7 @@ def posterior(items: Items, rng: np.random.Generator) -> GaussianPosterior:
 
 
 def average_variance(items: Items, covariance: np.ndarray) -> float:
-    """Average variance of the reward differences of all pairs, one by one."""
+    """Average variance of the reward differences of all pairs, computed one by one."""
     gaps = [items.features[i] - items.features[j] for i, j in itertools.combinations(range(len(items)), 2)]
     return float(np.mean([gap @ covariance @ gap for gap in gaps]))
 
@@ -56,7 +56,7 @@ def test_reductions_are_those_of_inverted_matrices(items: Items, posterior: Gaus
 
 @pytest.mark.parametrize("target", [None, "in-prompt"])
 def test_reduction_is_what_the_selection_promised(items: Items, posterior: GaussianPosterior, target: Any) -> None:
-    """For greedy V: its gains. For a batch of everything: no better than random. For the worst: less than random."""
+    """For greedy V: its gains. For all candidates: as for a random batch. For the worst batch: less than random."""
     pairs = candidate_pairs(items, "all")
     candidates = PairCandidates(items, pairs).pool(posterior, target)
     picked = select_pairs(items, posterior, 6, candidates=pairs, target=target)

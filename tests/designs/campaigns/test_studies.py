@@ -17,7 +17,7 @@ MODEL = BradleyTerry(LinearHead(2.0))
 
 
 class World:
-    """Items of known rewards, an annotator who answers by them, and a record of what was asked."""
+    """Items with known rewards, an annotator who answers by them, and a record of the pairs."""
 
     def __init__(self, seed: int, n: int = 30) -> None:
         data = simulated_preferences(n, 4, 1, key=seed)

@@ -1,4 +1,4 @@
-"""The annotation widget as a person meets it: JupyterLab, a kernel, Chromium, a mouse and keys.
+"""The annotation widget as a person uses it: JupyterLab, a kernel, Chromium, a mouse and keys.
 
 Needs the extra `browser` and, on the path, `chromium` and `chromedriver` (Debian: `apt-get install chromium
 chromium-driver`); skipped where one is missing. Pictures are left in the folder $TERCET_PICTURES where it is set.
@@ -79,7 +79,7 @@ setInterval(() => {{
 
 
 def texts(plain: bool) -> dict[str, str]:
-    """What each item shows: markup that must not run, or answers as they look in earnest."""
+    """What each item shows: markup that must not run, or realistic answers."""
     if not plain:
         return {f"item {k}": f"{MARKUP} {k}" for k in range(12)}
     long = "To boil an egg, bring water to a rolling boil, lower the egg in with a spoon, and wait seven minutes.\n\n"
@@ -119,7 +119,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """JupyterLab on a free port of this machine, with settings of its own; its kernels end with it."""
+    """JupyterLab on a free port of this machine, with separate settings; its kernels end with it."""
     folder = tmp_path_factory.mktemp("lab")
     homes = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "IPYTHONDIR")
     own = {home: str(folder / home.lower()) for home in (*homes, "JUPYTERLAB_WORKSPACES_DIR")}
@@ -172,7 +172,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def wait(found: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """What `found` finds, as soon as that is true; an error in it means not yet."""
+    """The value of `found()` as soon as it is true; an error in it means not yet."""
     end, last = time.monotonic() + seconds, None
     while time.monotonic() < end:
         try:
@@ -194,8 +194,8 @@ class Page:
         self.run()
 
     def run(self) -> None:
-        """Run the cell as people do, and wait for its widget."""
-        # What is run before the kernel has come is lost. JupyterLab 4.6 says so in the toolbar, earlier ones below.
+        """Run the cell by keys, and wait for its widget."""
+        # A cell run before the kernel is ready is lost. JupyterLab 4.6 shows its status in the toolbar, others below.
         places = {"#jp-main-statusbar": ") | Idle", ".jp-NotebookPanel-toolbar": "Kernel status: Idle"}
         wait(lambda: any(told in self.text(place) for place, told in places.items()), "the kernel")
         for old in self.browser.find_elements("css selector", ".tercet-pairs"):
@@ -205,7 +205,7 @@ class Page:
         wait(lambda: self.find(".tercet-pairs"), "the widget")
 
     def starts(self, before: str) -> bool:
-        """Press Shift and Enter in the cell: whether its number is another than before, or a star."""
+        """Press Shift and Enter in the cell; whether its number has changed, or is a star."""
         from selenium.webdriver import ActionChains, Keys
 
         self.click(".jp-Notebook .cm-content")
@@ -230,7 +230,7 @@ class Page:
         ActionChains(self.browser).send_keys(*keys).perform()
 
     def shows(self, count: str, instead_of: str = "") -> None:
-        """Wait for another pair than this, or the end; as long as it takes to read it; and see the count."""
+        """Wait for another pair than this, or the end, and until answers are accepted; check the count."""
         root = self.find(".tercet-pairs")
         wait(lambda: root.get_attribute("data-state") in ("asking", "done"), "a pair")
         wait(lambda: root.get_attribute("data-query") != instead_of, "the next pair")
@@ -294,19 +294,19 @@ def test_a_person_answers_a_campaign(lab: Lab, browser: Any) -> None:
         assert len(store.labels()) == 5
         page.click(".tercet-count")
         burst = f"for (let k = 0; k < 20; k++) document.activeElement.{PRESS}"
-        page.after("5 of 8", browser.execute_script, burst)  # a hand in a hurry
+        page.after("5 of 8", browser.execute_script, burst)  # a person in a hurry
         page.after("6 of 8", page.keys, "x", "y", "r")  # in a notebook they cut the cell and change it; r is the right
         assert outcomes(store)[5:] == [1.0, 0.0]
 
-        store.record(store.pending("Ann")[0].id, "tie", "Ann")  # another window was faster
+        store.record(store.pending("Ann")[0].id, "tie", "Ann")  # another window answered first
         page.after("7 of 8", page.click, ".tercet-first")
         assert "the first answer stands" in page.text(".tercet-message.tercet-warning")
 
         for kernel in lab.call("GET", "api/kernels"):
             lab.call("POST", f"api/kernels/{kernel['id']}/restart")
-        page.click(".tercet-first")  # of a widget whose kernel has forgotten it
+        page.click(".tercet-first")  # in a widget unknown to the restarted kernel
         wait(lambda: "run this cell again" in page.text(".tercet-message"), "a hint")
-        page = Page(browser, url)  # the page of before may never hear that a kernel it did not restart is ready
+        page = Page(browser, url)  # the old page may never learn that a kernel it did not restart is ready
         page.shows("7 of 8")
         page.keys(Keys.ESCAPE)
         page.after("8 of 8", page.click, ".tercet-tie")

@@ -6,9 +6,13 @@ nothing about another's, so a single fit holds K independent replications.
 
 import warnings
 
+import jax
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 import scipy.stats
+from numpyro.infer import SVI
 from scipy.special import expit
 
 from tercet.datasets import simulated_preferences
@@ -95,9 +99,6 @@ def test_laplace_is_nuts_on_many_answers_and_less_so_on_few(seed):
 
 def test_svi_finds_the_gaussian_and_its_diagonal_family_is_too_narrow(rng):
     """A Normal model has a Normal posterior: the full family recovers it, the diagonal one its conditional sds."""
-    import numpyro
-    import numpyro.distributions as dist
-
     D = rng.normal(size=(30, 3)) @ np.array([[1.0, 0.8, 0], [0, 0.6, 0], [0, 0, 1]])
     y = D @ [1.0, -0.5, 0.3] + rng.normal(size=30)
 
@@ -125,3 +126,32 @@ def test_short_chains_warn_and_say_so():
 def test_svi_refuses_unknown_families():
     with pytest.raises(ValueError, match='family must be "full" or "diagonal", got \'low rank\''):
         svi(BradleyTerry(), family="low rank")
+
+
+@pytest.mark.parametrize("steps", [1, 50, 150, 199])
+@pytest.mark.filterwarnings("ignore:the ELBO was still rising")
+def test_svi_runs_the_steps_asked_for(steps, monkeypatch):
+    """Counted as they are executed, in the compiled program."""
+    executed = []
+
+    class Counted(SVI):
+        def update(self, *args, **kwargs):
+            jax.debug.callback(lambda: executed.append(1))
+            return super().update(*args, **kwargs)
+
+    def model():
+        numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+    monkeypatch.setattr("tercet.inference.posteriors.svi.SVI", Counted)
+    fit = svi(model, steps=steps, particles=1)
+    jax.effects_barrier()
+    assert len(executed) == steps
+    assert np.isfinite(fit.center).all()
+    if steps == 1:
+        assert not fit.diagnostics["converged"]
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"particles": 0}])
+def test_svi_needs_steps_and_particles(bad):
+    with pytest.raises(ValueError, match="steps and particles must be at least 1"):
+        svi(BradleyTerry(), **bad)

@@ -14,12 +14,10 @@ import pytest
 from tercet.designs import select_pairs
 from tercet.inference import ability_table, laplace, reward, reward_difference, win_probability
 from tercet.inference.preferences import comparison_information
-from tercet.models import BradleyTerry, Comparisons, Davidson, Graded, Head, Items, LinearHead
-from tercet.models.preferences import LinearInParameters
-from tercet.models.items.features import InMemory
-from tercet.models.preferences.comparison_models import ComparisonModel
+from tercet.models import BradleyTerry, ComparisonModel, Comparisons, Davidson, Graded, Head, Items, LinearHead
+from tercet.models.items import InMemory
+from tercet.models.preferences import LinearInParameters, Link, Logistic, Probit
 from tercet.models.preferences.distributions import SoftBernoulli
-from tercet.models.preferences.links import Link, Logistic, Probit
 
 
 @dataclass(frozen=True)
