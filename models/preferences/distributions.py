@@ -12,7 +12,7 @@ from numpyro.util import is_prng_key
 from tercet.models.preferences.links import Link
 
 
-class SoftBernoulli(Distribution):
+class SoftBernoulli(Distribution):  # type: ignore[misc]
     """Log p(y) = y log F(r) + (1 - y) log F(-r) for y in [0, 1]; samples are 0 or 1.
 
     Parameters
