@@ -148,7 +148,7 @@ def test_fits_and_rewards_stream_through_a_dask_array(prompts):
     np.testing.assert_allclose(reward_difference(fit, away, pairs), reward_difference(fit, items, pairs), rtol=1e-9)
     ours, theirs = project(away.take([3, 1, 40, 41, 5]), 2), project(items.take([3, 1, 40, 41, 5]), 2)
     np.testing.assert_allclose(ours.features[:], theirs.features, atol=1e-9)
-    np.testing.assert_allclose(np.concatenate(ours.features.over_blocks(np.asarray)), theirs.features, atol=1e-9)
+    np.testing.assert_allclose(np.concatenate(ours.features.map_blocks(np.asarray)), theirs.features, atol=1e-9)
 
 
 def test_refusals(prompts, small_tiles):
