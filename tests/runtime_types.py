@@ -1,6 +1,6 @@
 """The checks of annotations that the tests run under: beartype, but which options there are is ours to say.
 
-A `Literal` is checked as a string and a posterior as anything: a wrong option or a wrong object has to reach the code,
+A `Literal` is checked as a string, a posterior and a key as anything: a wrong option or object has to reach the code,
 whose `ValueError` says what to do.
 """
 
@@ -12,7 +12,11 @@ from functools import reduce
 from operator import or_
 from typing import Any, Literal, Union, get_args, get_origin
 
+import jax
+import numpy as np
 from beartype import beartype
+
+KeyLike = Union[int, np.integer[Any], jax.Array]  # noqa: UP007
 
 
 def check(function: Any) -> Any:
@@ -25,11 +29,13 @@ def check(function: Any) -> Any:
 
 def _relaxed(note: Any) -> Any:
     if isinstance(note, str):
-        return "Any" if "Posterior" in note else re.sub(r"Literal\[[^\]]*\]", "str", note)
+        return Any if re.search("Posterior|KeyLike", note) else re.sub(r"Literal\[[^\]]*\]", "str", note)
     if getattr(note, "__name__", "") == "Posterior":
         return Any
     if get_origin(note) is Literal:
         return reduce(or_, {type(value) for value in get_args(note)})
+    if note == KeyLike:
+        return Any
     if get_origin(note) in (Union, types.UnionType):
         return Union[tuple(_relaxed(part) for part in get_args(note))]  # noqa: UP007
     return note

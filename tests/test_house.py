@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,42 @@ def test_every_exported_name_resolves_and_is_documented(room: str) -> None:
         if inspect.isclass(thing) or inspect.isfunction(thing):
             assert inspect.getdoc(thing), f"{name} has no docstring"
             assert not str(thing.__doc__).startswith(f"{name}("), f"{name} has only what @dataclass wrote"
+
+
+def undocumented(thing: Any) -> list[str]:
+    """Parameters of a function or class (fields of a named tuple) that its docstring, or a base's, does not mention."""
+    if inspect.isclass(thing):
+        text = " ".join(inspect.getdoc(cls) or "" for cls in thing.__mro__[:-1])
+        names = thing._fields if issubclass(thing, tuple) else inspect.signature(thing).parameters
+    else:
+        text, names = inspect.getdoc(thing) or "", inspect.signature(thing).parameters
+    shown = [name for name in names if not name.startswith("_") and name not in ("args", "kwargs")]
+    return [name for name in shown if not re.search(rf"\b{name}\b", text)]
+
+
+PACKAGES = sorted(
+    ".".join(("tercet", *stub.parent.relative_to(ROOT).parts))
+    for room in ROOMS
+    for stub in (ROOT / room).rglob("*.pyi")
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_parameters_of_every_exported_name_are_documented(package: str) -> None:
+    """In the rooms and in their wings."""
+    module = importlib.import_module(package)
+    things = {name: getattr(module, name) for name in module.__all__}
+    errors = {name for name, thing in things.items() if inspect.isclass(thing) and issubclass(thing, Exception)}
+    callables = {n: t for n, t in things.items() if n not in errors and (inspect.isclass(t) or inspect.isfunction(t))}
+    missing = {name: undocumented(thing) for name, thing in callables.items()}
+    assert {name: parameters for name, parameters in missing.items() if parameters} == {}
+
+
+def test_an_undocumented_parameter_is_seen() -> None:
+    def f(a: int, b: int) -> None:
+        """Only b is told of."""
+
+    assert undocumented(f) == ["a"]
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -28,6 +28,7 @@ def candidate_pairs(
     n: int | None = None,
     key: KeyLike = 0,
     exclude: Comparisons | ArrayLike | None = None,
+    *,
     mask_rows: int = MASK_ROWS,
 ) -> Int[np.ndarray, "m 2"]:
     """List pairs of items that could be compared, without repetition (an explicit array is taken as it is).

@@ -92,10 +92,10 @@ class RewardView:
         """The same posterior as seen from other items."""
         return on(self.posterior, items)
 
-    def parts(self, pairs: np.ndarray | Comparisons) -> Iterator[tuple[RewardView, Any]]:
-        """Some pairs at a time, each time with a view of their items alone, read from disk."""
-        for start in range(0, len(pairs), READ):
-            rows = np.arange(start, min(start + READ, len(pairs)))
+    def parts(self, pairs: np.ndarray | Comparisons, size: int = READ) -> Iterator[tuple[RewardView, Any]]:
+        """So many pairs at a time, each time with a view of their items alone, read from disk."""
+        for start in range(0, len(pairs), size):
+            rows = np.arange(start, min(start + size, len(pairs)))
             ends = (pairs.pairs if isinstance(pairs, Comparisons) else pairs)[rows]
             used, codes = np.unique(ends, return_inverse=True)
             own, index = replace(self, items=self.items.loaded(used)), codes.reshape(-1, 2)
@@ -184,8 +184,8 @@ def comparison_model(posterior: Any) -> ComparisonModel:
     model = posterior.model
     if not isinstance(model, ComparisonModel):
         raise ValueError(
-            "rewards belong to a posterior of BradleyTerry, Thurstone, Davidson or another ComparisonModel itself, got "
-            f"the model {model!r}; of a wrapped model use posterior.draws() and the head's rewards(...)."
+            "rewards belong to a posterior of BradleyTerry, Thurstone or Davidson itself (or another ComparisonModel), "
+            f"got the model {model!r}; of a wrapped model use posterior.draws() and the head's rewards(...)."
         )
     return model
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.inference.preferences.reward_gaussian import RewardMoments
-from tercet.inference.preferences.reward_view import RewardView, on
+from tercet.inference.preferences.reward_view import READ, RewardView, on
 from tercet.models._inputs import as_pairs
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparisons import Comparisons
@@ -46,7 +46,9 @@ def reward(posterior: Posterior | RewardView, items: Items | ArrayLike) -> Rewar
     return RewardMoments(rewards.mean, rewards.variance)
 
 
-def reward_difference(posterior: Posterior | RewardView, items: Items | ArrayLike, pairs: ArrayLike) -> RewardMoments:
+def reward_difference(
+    posterior: Posterior | RewardView, items: Items | ArrayLike, pairs: ArrayLike, *, chunk: int = READ
+) -> RewardMoments:
     """Posterior mean and variance of the reward difference r(first) - r(second) of each pair.
 
     Var(r_i - r_j) = (x_i - x_j)' Cov(w) (x_i - x_j).
@@ -56,6 +58,7 @@ def reward_difference(posterior: Posterior | RewardView, items: Items | ArrayLik
     posterior : of a comparison model
     items : Items, or raw features [n, d]
     pairs : int array [m, 2]
+    chunk : pairs whose items are read at once, where features are on disk
 
     Returns
     -------
@@ -66,12 +69,17 @@ def reward_difference(posterior: Posterior | RewardView, items: Items | ArrayLik
     index = as_pairs(pairs, len(view.items))
     if view.listed:
         return view.gaussian.difference(index)
-    parts = [part.gaussian.difference(own) for part, own in view.parts(index)]
+    parts = [part.gaussian.difference(own) for part, own in view.parts(index, chunk)]
     return RewardMoments(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
 def win_probability(
-    posterior: Posterior | RewardView, items: Items | ArrayLike, pairs: ArrayLike | Comparisons, order: bool = False
+    posterior: Posterior | RewardView,
+    items: Items | ArrayLike,
+    pairs: ArrayLike | Comparisons,
+    order: bool = False,
+    *,
+    chunk: int = READ,
 ) -> Float[np.ndarray, " m"]:
     """Posterior predictive probability that the first of each pair is preferred (a tie counts as half).
 
@@ -85,6 +93,7 @@ def win_probability(
     items : Items, or raw features [n, d]
     pairs : int array [m, 2], or Comparisons (outcomes are not used)
     order : include the order effect, as when the first of each pair is really shown first
+    chunk : pairs whose items are read at once, where features are on disk
 
     Returns
     -------
@@ -95,7 +104,7 @@ def win_probability(
     if view.listed:
         return _win_probability(view, index, pairs.annotator if isinstance(pairs, Comparisons) else None, order)
     given = pairs if isinstance(pairs, Comparisons) else index
-    return np.concatenate([win_probability(part, part.items, own, order) for part, own in view.parts(given)])
+    return np.concatenate([win_probability(part, part.items, own, order) for part, own in view.parts(given, chunk)])
 
 
 def _win_probability(view: RewardView, pairs: np.ndarray, annotator: np.ndarray | None, order: bool) -> np.ndarray:

@@ -125,7 +125,15 @@ def multimarginal_bridge(
 ) -> MultimarginalBridge:
     """Bridges through all snapshots: one between each two neighbours, chained by the Markov property.
 
-    Arguments as in `sinkhorn_bridge`; `weights` has one entry a snapshot.
+    Parameters
+    ----------
+    sde, theta : the reference and the values of its parameters
+    snapshots : Snapshots
+    weights : weights of the particles, one entry a snapshot; default equal
+    tolerance : L1 error of the marginals at which Sinkhorn stops
+    max_iterations : of Sinkhorn, annealing included
+    substeps : Runge-Kutta steps of the linear-noise moments
+    tile : rows of the cost held at once; by default all up to 30 million pairs, 16 beyond
 
     Returns
     -------
@@ -221,7 +229,15 @@ def bridge_objective(
     By the envelope theorem dV / dtheta = -sum_ij P_ij d log p_theta(y_j | x_i) / dtheta, which holds at the optimal P
     only: away from it this is not the gradient of V, so an unconverged Sinkhorn is an error.
 
-    Arguments as in `multimarginal_bridge`; the tolerance is tighter, since the gradient's error is proportional to it.
+    Parameters
+    ----------
+    sde, theta : the reference and the values of its parameters
+    snapshots : Snapshots
+    weights : weights of the particles, one entry a snapshot; default equal
+    tolerance : L1 error of the marginals at which Sinkhorn stops; the error of the gradient is in proportion
+    max_iterations : of Sinkhorn, annealing included
+    substeps : Runge-Kutta steps of the linear-noise moments
+    tile : rows of the cost held at once; by default all up to 30 million pairs, 16 beyond
 
     Raises
     ------

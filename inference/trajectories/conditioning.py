@@ -100,7 +100,15 @@ def conditioned_moments(
     relinearise: int = 0,
     substeps: int = 10,
 ) -> tuple[Float[np.ndarray, "n T d"], Float[np.ndarray, "n T d d"]]:
-    """Mean [n, T, d] and covariance [n, T, d, d] of the conditioned paths; arguments as in `conditioned_paths`.
+    """Mean [n, T, d] and covariance [n, T, d, d] of the paths that `conditioned_paths` draws.
+
+    Parameters
+    ----------
+    sde, theta : the reference and the values of its parameters
+    source, target : arrays [n, d], where each path starts and ends
+    start, stop : their times
+    times : array [T] between them
+    relinearise, substeps : as in `conditioned_paths`
 
     Examples
     --------

@@ -137,15 +137,14 @@ def refine_reference(
     objective = _Objective.of(problem, checked_parameters(sde, theta), alternate, held_out, as_key(key))
     begin = objective.evaluate(objective.prior.start, None)
     if alternate:
-        path, converged, reason = _alternate(objective, begin, iterations, tolerance, path_steps)
+        end = _alternate(objective, begin, iterations, tolerance, path_steps)
     else:
-        path, converged, reason = _descend(objective, begin, iterations, tolerance)
-    if not converged:
-        warnings.warn(f"the refinement has not converged: {reason}", stacklevel=2)
-    last = path[-1]
-    history = pd.DataFrame([objective.row(iterate) for iterate in path])
-    theta_hat = {site: np.asarray(value) for site, value in last.theta.items()}
-    return Refinement(theta_hat, history, converged, reason, bridge_of(problem, last.theta, last.solution))
+        end = _descend(objective, begin, iterations, tolerance)
+    if not end.converged:
+        warnings.warn(f"the refinement has not converged: {end.reason}", stacklevel=2)
+    last, history = end.iterate, pd.DataFrame(end.rows)
+    bridge = bridge_of(problem, last.theta, last.solution)
+    return Refinement(dict(last.theta), history, end.converged, end.reason, bridge)
 
 
 class _Iterate(NamedTuple):
@@ -229,49 +228,60 @@ class _Objective:
         return row | {"held_out": float(np.mean(distances))}
 
 
-Path = tuple[_Iterate, ...]
-"""The points that a search went through."""
+class _End(NamedTuple):
+    """Where a search ended: the last iterate, rows of the history, whether it converged and why it stopped."""
+
+    iterate: _Iterate
+    rows: list[dict[str, object]]
+    converged: bool
+    reason: str
 
 
-def _alternate(
-    objective: _Objective, begin: _Iterate, iterations: int, tolerance: float, path_steps: int
-) -> tuple[Path, bool, str]:
+def _alternate(objective: _Objective, begin: _Iterate, iterations: int, tolerance: float, path_steps: int) -> _End:
     """Regress, move, and again; the steps shrink once the noise of the paths is all that is left."""
-    path: Path = (begin,)
+    last, rows = begin, [objective.row(begin)]
     settled, limit, change = 0, tolerance * float(objective.counts.sum()), np.inf
     for k in range(iterations):
-        old = path[-1]
+        old = last
         whole = bridge_of(objective.problem, old.theta, old.solution)
         steps = sample_steps(whole, path_steps, jax.random.fold_in(objective.key, k))
         target = fit_drift(objective.problem.sde, steps, objective.prior, objective.fixed, old.z)
         z = old.z + (target - old.z) / max(1, k + 1 - FULL_STEPS)
         for _ in range(HALVINGS):
             try:
-                path = (*path, objective.evaluate(z, old))
+                last = objective.evaluate(z, old)
                 break
             except (ExplodedError, RuntimeError) as error:
                 why, z = str(error), (old.z + z) / 2.0
         else:
-            return path, False, f"the regression led to a reference without bridges ({why})"
-        change = abs(path[-1].value - old.value)
+            return _End(last, rows, False, f"the regression led to a reference without bridges ({why})")
+        rows.append(objective.row(last))
+        change = abs(last.value - old.value)
         settled = settled + 1 if change < limit else 0
         if settled == 2:
-            return path, True, f"settled: the objective changed by {change:.2g} nats, twice running below {limit:.2g}"
-    return path, False, f"{iterations} iterations, the last of which still changed the objective by {change:.2g} nats"
+            reason = f"settled: the objective changed by {change:.2g} nats, twice running below {limit:.2g}"
+            return _End(last, rows, True, reason)
+    reason = f"{iterations} iterations, the last of which still changed the objective by {change:.2g} nats"
+    return _End(last, rows, False, reason)
 
 
-def _descend(objective: _Objective, begin: _Iterate, iterations: int, tolerance: float) -> tuple[Path, bool, str]:
-    """L-BFGS on J; every evaluation starts Sinkhorn where the last accepted point ended."""
-    path, failures = [begin], list[str]()
+def _descend(objective: _Objective, begin: _Iterate, iterations: int, tolerance: float) -> _End:
+    """L-BFGS on J; every evaluation starts Sinkhorn from the potentials of the last accepted point."""
+    last, rows, failures = begin, [objective.row(begin)], list[str]()
 
     def value_and_gradient(z: np.ndarray) -> tuple[float, np.ndarray]:
         try:
-            trial = objective.evaluate(z, path[-1])
+            trial = objective.evaluate(z, last)
         except (ExplodedError, RuntimeError) as error:
             failures.append(str(error))
             return np.inf, np.zeros_like(z)
         _, gradient = objective.problem.expected_cost(trial.theta, trial.solution, objective.counts)
         return trial.value, objective.prior.gradient(z, gradient)
+
+    def accept(z: np.ndarray) -> None:
+        nonlocal last
+        last = objective.evaluate(z, last)
+        rows.append(objective.row(last))
 
     try:
         solution = minimise(
@@ -280,16 +290,16 @@ def _descend(objective: _Objective, begin: _Iterate, iterations: int, tolerance:
             max_steps=iterations,
             value_tolerance=1e-2 * tolerance,
             gradient_tolerance=1e-6 * abs(begin.value),
-            callback=lambda z: path.append(objective.evaluate(z, path[-1])),
+            callback=accept,
         )
     except (ExplodedError, RuntimeError) as error:
-        return tuple(path), False, str(error)
-    if not np.array_equal(solution.point, path[-1].z):
-        path.append(objective.evaluate(solution.point, path[-1]))
+        return _End(last, rows, False, str(error))
+    if not np.array_equal(solution.point, last.z):
+        accept(solution.point)
+    reason = solution.reason
     if failures and not solution.converged:
-        trials = f"{len(failures)} trial steps could not be solved, the last: {failures[-1]}"
-        return tuple(path), False, f"{solution.reason}; {trials}"
-    return tuple(path), solution.converged, solution.reason
+        reason += f"; {len(failures)} trial steps could not be solved, the last: {failures[-1]}"
+    return _End(last, rows, solution.converged, reason)
 
 
 def _check_held_out(snapshots: Snapshots, held_out: Snapshots | None) -> None:

@@ -30,7 +30,7 @@ Tree = TypeVar("Tree")
 
 
 class TransitionMoments(NamedTuple):
-    """Mean m [..., d], covariance S [..., d, d] and flow Phi = dm/dx [..., d, d] (None unless asked for)."""
+    """Moments of transitions: `mean` m [..., d], `covariance` S [..., d, d], `flow` dm/dx [..., d, d] or None."""
 
     mean: Array
     covariance: Array

@@ -37,7 +37,7 @@ class AllPairs:
     def best(self, score: TileScore, n: int, tiling: Tiling) -> BestPairs:
         """Every one of these pairs that may be among the n best, in one pass of tiles."""
         if isinstance(score.numbers, np.ndarray):
-            return best_pairs(score, n, self.prompt, self.exclude, self.mask, tiling)
+            return best_pairs(score, n, prompt=self.prompt, exclude=self.exclude, mask=self.mask, tiling=tiling)
         if self.mask is not None:
             raise ValueError("a mask of pairs needs features in memory, not a Dask array; use prompts or exclude.")
         return best_pairs_by_tasks(score, n, self.prompt, self.exclude, tiling)

@@ -147,6 +147,7 @@ class Contenders(NamedTuple):
 def best_pairs(
     score: TileScore,
     n: int,
+    *,
     prompt: np.ndarray | None = None,
     exclude: Int[np.ndarray, "x 2"] | None = None,
     mask: np.ndarray | None = None,

@@ -156,19 +156,16 @@ def test_scores_stream(rng, tmp_path):
     answers = Comparisons(first, (first + 7) % 40, rng.random(100), annotator=rng.integers(3, size=100))
     fit = laplace(BradleyTerry(LinearHead(1.0)), items, answers)
     pairs = rng.permutation(40).reshape(-1, 2)
-    from tercet.inference.preferences import rewards
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rewards, "READ", 6)
-        for question in (
-            reward,
-            lambda f, i: reward_difference(f, i, pairs),
-            lambda f, i: (win_probability(f, i, pairs),),
-        ):
-            for here, there in zip(question(fit, items), question(fit, streamed), strict=True):
-                np.testing.assert_allclose(there, here, rtol=1e-12)
-        who = laplace(BradleyTerry(LinearHead(1.0), annotators=True), items, answers)
-        np.testing.assert_allclose(win_probability(who, streamed, answers), win_probability(who, items, answers))
+    for question in (
+        reward,
+        lambda f, i: reward_difference(f, i, pairs, chunk=6),
+        lambda f, i: (win_probability(f, i, pairs, chunk=6),),
+    ):
+        for here, there in zip(question(fit, items), question(fit, streamed), strict=True):
+            np.testing.assert_allclose(there, here, rtol=1e-12)
+    who = laplace(BradleyTerry(LinearHead(1.0), annotators=True), items, answers)
+    in_chunks = win_probability(who, streamed, answers, chunk=6)
+    np.testing.assert_allclose(in_chunks, win_probability(who, items, answers))
 
 
 def test_projections_and_networks_stream(rng, tmp_path):

@@ -218,7 +218,7 @@ def test_problem_of_a_hidden_start(rng: np.random.Generator) -> None:
     problem = Problem(model, (hidden,), {})
     assert set(problem.latent) == {*LV.priors, "start_mean", "start_sd"}
     z = problem.start + 0.1 * rng.normal(size=7)
-    value, gradient = problem.value_and_gradient(jnp.asarray(z))
+    value, gradient = problem.value_and_gradient(z)
     free = problem.unravel(jnp.asarray(z))
     sites = {site: v if site == "start_mean" else jnp.exp(v) for site, v in free.items()}
     prior = sum(p.log_prob(sites[site]).sum() for site, p in (LV.priors | priors).items())

@@ -41,8 +41,8 @@ def test_leaders_are_the_best_of_every_pair(n, across, slack, ceiling, rng, smal
     found = tiles.best_pairs(
         tiles.TileScore(np.stack([x, x**2], axis=1), (("x", 0), ("square", 0)), gap, slack, ceiling),
         n,
-        prompt if across else None,
-        out,
+        prompt=prompt if across else None,
+        exclude=out,
         tiling=small_tiles,
     )
     names = list(map(tuple, found.pairs))

@@ -56,7 +56,7 @@ def test_leaders_of_tasks_are_those_of_one_loop(n, across, rng, small_tiles):
     prompt = rng.integers(4, size=53) if across else None
     out = np.array([[j, i] for i in range(0, 40, 3) for j in (i + 1, i + 5)])
     here, there = (tiles.TileScore(values, (("x", 0),), gap, 0.1) for values in (x, da.from_array(x, chunks=(11, 1))))
-    expected = tiles.best_pairs(here, n, prompt, out, tiling=small_tiles)
+    expected = tiles.best_pairs(here, n, prompt=prompt, exclude=out, tiling=small_tiles)
     found = dask_tiles.best_pairs_by_tasks(there, n, prompt, out, small_tiles)
     np.testing.assert_array_equal(found.pairs, expected.pairs)
     np.testing.assert_array_equal(found.scores, expected.scores)
@@ -148,7 +148,7 @@ def test_fits_and_rewards_stream_through_a_dask_array(prompts):
     np.testing.assert_allclose(reward_difference(fit, away, pairs), reward_difference(fit, items, pairs), rtol=1e-9)
     ours, theirs = project(away.take([3, 1, 40, 41, 5]), 2), project(items.take([3, 1, 40, 41, 5]), 2)
     np.testing.assert_allclose(ours.features[:], theirs.features, atol=1e-9)
-    np.testing.assert_allclose(np.concatenate(ours.features.over_blocks(np.asarray)), theirs.features, atol=1e-9)
+    np.testing.assert_allclose(np.concatenate(ours.features.map_blocks(np.asarray)), theirs.features, atol=1e-9)
 
 
 def test_refusals(prompts, small_tiles):
