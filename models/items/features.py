@@ -117,8 +117,7 @@ class Features(abc.ABC):
 
     def __matmul__(self, matrix: np.ndarray) -> np.ndarray:
         """X @ matrix for a vector [d] or a matrix [d, k]."""
-        empty = np.empty((0, *matrix.shape[1:]))
-        return np.concatenate([empty, *self.map_products(matrix, np.asarray)])
+        return np.concatenate(self.map_products(matrix, np.asarray))
 
     def rmatvec(self, values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " d"]:
         """X' values."""
