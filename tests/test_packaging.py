@@ -108,7 +108,8 @@ def test_wheel_holds_the_rooms_their_data_and_nothing_else(wheel: Path) -> None:
             if file.suffix in {".py", ".pyi", ".npz", ".md", ".js", ".css"} or file.name == "py.typed":
                 expected.add(f"tercet/{room}/{file.relative_to(ROOT / room).as_posix()}")
     assert {name for name in held if name.startswith("tercet/")} == expected
-    for name in ("datasets/word_valence.npz", "datasets/WORD_VALENCE.md", "designs/pair_widget.js", "plots/py.typed"):
+    widget = "designs/campaigns/pair_widget.js"
+    for name in ("datasets/word_valence.npz", "datasets/WORD_VALENCE.md", widget, "plots/py.typed"):
         assert f"tercet/{name}" in held
     assert any(name.endswith("LICENSE") and ".dist-info/" in name for name in held)
     assert any(name.endswith("WORD_VALENCE.md") and ".dist-info/" in name for name in held)

@@ -292,7 +292,7 @@ def _constrained(model: Model, args: tuple[object, ...], kwargs: Mapping[str, ob
     return constrained
 
 
-def _with_data(program: Callable[..., Any], data: _Data, z: jax.Array) -> Any:
+def _with_data(program: Callable[..., Any], data: _Data, z: ArrayLike) -> Any:
     return program(z, data)
 
 

@@ -199,16 +199,16 @@ def test_posterior_contract(tmp_path):
 @pytest.mark.slow
 def test_nuts_in_the_units_of_laplace(seed):
     fit = fitted()
-    chains = nuts(FIRST, cells(0), start=fit, warmup=200, samples=600, chains=2, key=seed)
+    chains = nuts(FIRST, cells(0), start=fit, warmup=200, samples=1500, chains=2, key=seed)
     assert chains.diagnostics["converged"]
     z = fit.unconstrained_draws(2000, key=seed)
     ratios = fit.log_p(z) - fit.log_q(z)
     weights = np.exp(ratios - ratios.max())  # reweighted, Laplace's draws follow the exact posterior
-    ours, theirs = fit.constrain(z), chains.draws(1200)
+    ours, theirs = fit.constrain(z), chains.draws(3000)
     for site in TRUTH:
         mean = np.average(ours[site], weights=weights)
         sd = np.sqrt(np.average((ours[site] - mean) ** 2, weights=weights))
-        assert abs(theirs[site].mean() - mean) < 0.25 * sd  # 200 effective draws: 3.5 standard errors
+        assert abs(theirs[site].mean() - mean) < 0.25 * sd  # 800 effective draws or more: 7 standard errors
         assert 0.8 < sd / theirs[site].std() < 1.2
     with pytest.raises(ValueError, match="not the same model"):
         nuts(SnapshotModel(ReferenceSDE(OU.drift, constant_volatility(1.0))), cells(0), start=fit)

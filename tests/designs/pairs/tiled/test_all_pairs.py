@@ -75,7 +75,7 @@ def test_no_score_exceeds_its_ceiling(criterion, seed, small_tiles, monkeypatch)
     data = simulated_preferences(40, 4, 60, key=seed)
     fit = laplace(BradleyTerry(LinearHead(2.0)), data.items, data.comparisons)
     seen, best = [], pair_scores.best_pairs
-    monkeypatch.setattr(pair_scores, "best_pairs", lambda score, *a: seen.append(score) or best(score, *a))
+    monkeypatch.setattr(pair_scores, "best_pairs", lambda score, *a, **k: seen.append(score) or best(score, *a, **k))
     select_pairs(data.items, fit, 4, criterion=criterion, candidates="all", tiling=small_tiles)
     assert seen
     for score in seen:
