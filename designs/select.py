@@ -56,7 +56,7 @@ def select(
     Parameters
     ----------
     candidates : what could be measured, PairCandidates or SiteCandidates
-    posterior : what is known (None for sites by "k-centre", which reads positions only)
+    posterior : of the model of these candidates (None for sites by "k-centre", which reads positions only)
     budget : number of picks, or their total cost where `cost` is given
     criterion : one of the names that the candidates know (`tercet.designs.CRITERIA` for pairs,
         `tercet.designs.SITE_CRITERIA` for sites), or a Criterion: an objective and a search

@@ -1,4 +1,4 @@
-"""Objectives of any candidates that are scored once: at random, and by what is known least."""
+"""Objectives of any candidates that are scored once: at random, and by posterior variance."""
 
 from __future__ import annotations
 

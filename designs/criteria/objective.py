@@ -49,7 +49,7 @@ class Picker(Protocol):
 
 
 class Objective(abc.ABC, Generic[P, S]):
-    """What a batch of candidates is worth, as the sum of the gains of its picks.
+    """The value of a batch of candidates, as the sum of the gains of its picks.
 
     A subclass writes three methods, on a pool of m candidates and a state of its own:
 

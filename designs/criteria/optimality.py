@@ -41,7 +41,7 @@ class GaussianState:
 
     @property
     def v(self) -> np.ndarray:
-        """Information of a label [m]: means stay while nobody has answered, and so does v."""
+        """Information of a label [m]; fixed within a batch, as posterior means are."""
         return self.pool.information if self.plug_in else self.pool.expected_information
 
 
@@ -64,7 +64,7 @@ class GaussianObjective(Objective[LinearPool, GaussianState]):
         """Gain of picking each of some candidates next: a new array."""
 
     def order(self, state: GaussianState, some: Part) -> Float[np.ndarray, " b"]:
-        """A new array that grows with the gain, for less work where there is such a one."""
+        """A new array that grows with the gain, where there is one for less work."""
         return self.gain(state, some)
 
     def target_root(self, pool: LinearPool | TiledPool) -> Float[np.ndarray, "p k"]:
@@ -108,7 +108,7 @@ class GaussianObjective(Objective[LinearPool, GaussianState]):
         return GaussianState(pool, covariance - g * np.outer(u, u), q, c, state.plug_in)
 
     def choose(self, state: GaussianState, free: np.ndarray, price: np.ndarray | None = None) -> Pick | None:
-        best = in_blocks(partial(self._best, state, free, price), len(state.v))  # v is known before threads start
+        best = in_blocks(partial(self._best, state, free, price), len(state.v))  # v: computed before threads start
         index = -max(best)[1]
         return index, float(self.gain(state, slice(index, index + 1))[0])
 
@@ -169,22 +169,22 @@ class DOptimality(GaussianObjective):
     def stale_gains(self, state: GaussianState, block: int, memory: int) -> Picker | None:
         return StaleVariances(
             state.pool, covariance=state.covariance, q=state.q, v=state.v,
-            gain=self._of_odds, block=block, memory=memory,
+            gain=self._of_ratio, block=block, memory=memory,
         )  # fmt: skip
 
     def tile(self, pool: TiledPool) -> Tile[LinearPool, GaussianState] | None:
         if self.plug_in:
             return None
-        ceiling = partial(_most_odds, pool.most_information)
+        ceiling = partial(_largest_ratio, pool.most_information)
 
         def ranking(state: GaussianState | None) -> Any:
             covariance = pool.covariance if state is None else state.covariance
-            return pool.ranking(_information_by_variance, {"now": symmetric_root(covariance)}, ceiling)
+            return pool.ranking(_information_ratio, {"now": symmetric_root(covariance)}, ceiling)
 
-        return Tile(ranking, self.of_others, self._of_odds)
+        return Tile(ranking, self.of_others, self._of_ratio)
 
-    def _of_odds(self, odds: float) -> float:
-        return self.unit * float(np.log1p(max(odds, 0.0)))
+    def _of_ratio(self, ratio: float) -> float:
+        return self.unit * float(np.log1p(max(ratio, 0.0)))
 
 
 @dataclass(frozen=True)
@@ -259,11 +259,11 @@ class AOptimality(VOptimality):
 
 
 # At the top of the module: tiles are compiled for them, and workers are sent them.
-def _most_odds(most_information: Callable[[float], float], q: float) -> float:
+def _largest_ratio(most_information: Callable[[float], float], q: float) -> float:
     return q * most_information(q)  # v is highest where the variance is still q: before the batch it was no smaller
 
 
-def _information_by_variance(v: Any, q: Any) -> Any:
+def _information_ratio(v: Any, q: Any) -> Any:
     return v * q
 
 

@@ -39,7 +39,7 @@ class StaleVariances:
         self.leader = -1  # rank in `order` of the candidate that `best` found
 
     def best(self, free: np.ndarray) -> tuple[int, float]:
-        """The candidate with the largest v q (of equals the first), and its gain; what was taken is known."""
+        """The candidate with the largest v q (of equals the first), and its gain."""
         while True:
             top = float(self.bound.max())
             leading = np.flatnonzero(self.bound == top)

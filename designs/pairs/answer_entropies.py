@@ -55,7 +55,7 @@ class Entropy(OfPairs, OneShot[PairPool]):
 class PredictiveEntropy(OfPairs, OneShot[PairPool]):
     """Entropy of the answer with the posterior integrated out, H(E p), in nats.
 
-    Unlike `Entropy` it counts what is not known of the rewards as well; `BALD` is this less what no answer can teach.
+    Unlike `Entropy` it counts the uncertainty of the rewards as well; `BALD` is this less the expected entropy given w.
 
     References
     ----------

@@ -16,9 +16,9 @@ from tercet.inference.preferences.reward_view import RewardView
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 
-AT_ONCE = 250_000
+NUMBERS_AT_ONCE = 250_000
 """Numbers (candidates x draws) that are held at once: they stay in the cache."""
-FORWARD = 256
+ITEMS_AT_ONCE = 256
 """Items that go through a network at once: its hidden layers hold draws x items x units numbers."""
 
 
@@ -75,7 +75,7 @@ class DrawPool(Pool):
 
     def blocks(self) -> Iterator[slice]:
         """Candidates, some at a time."""
-        size = max(1, AT_ONCE // self.draws)
+        size = max(1, NUMBERS_AT_ONCE // self.draws)
         return (slice(start, start + size) for start in range(0, len(self), size))
 
     def probabilities(self, block: slice) -> Float[np.ndarray, "b s K"]:
@@ -120,7 +120,7 @@ def draw_pool(view: RewardView, pairs: np.ndarray, annotator: np.ndarray | None,
     else:
         used, codes = np.unique(pairs, return_inverse=True)
         features: Any = known.features[used] if len(used) else np.empty((0, 1))  # read at once, where they are on disk
-        parts = (Items(features[start : start + FORWARD]) for start in range(0, len(used), FORWARD))
+        parts = (Items(features[start : start + ITEMS_AT_ONCE]) for start in range(0, len(used), ITEMS_AT_ONCE))
     rewards = [np.asarray(model.head.rewards(sites, part), np.float64).T for part in parts]
     count = len(next(iter(sites.values())))
     joined = np.concatenate([np.empty((0, count)), *rewards])

@@ -22,7 +22,7 @@ _ORDERS = np.arange(DEGREE + 1)[:, None]
 _BASIS = (eval_hermitenorm(_ORDERS, NODES) * np.exp(-0.5 * gammaln(_ORDERS + 1.0)) * WEIGHTS).T
 GAUSSIAN = DOptimality()
 """How the covariance falls after a pick."""
-AT_ONCE = 256
+CANDIDATES_AT_ONCE = 256
 """Candidates that are scored against all targets at once: their tables stay in the cache."""
 NEGLIGIBLE = 1e-12
 """Terms of Mehler's formula below this are left out."""
@@ -109,8 +109,8 @@ def predictive_information(
     answers = range(g.shape[1])
     sd, scale = np.sqrt(np.maximum(variance, TINY)), np.sqrt(np.maximum(spread, TINY))
     gain = np.empty(len(variance))
-    for start in range(0, len(variance), AT_ONCE):
-        block = slice(start, start + AT_ONCE)
+    for start in range(0, len(variance), CANDIDATES_AT_ONCE):
+        block = slice(start, start + CANDIDATES_AT_ONCE)
         f = hermite_coefficients(pool.model, pool.sites, pool.difference.mean[block], variance[block])
         rho = np.clip(cross[block] / scale / sd[block, None], -1.0, 1.0)
         covariance = [[answer_covariance(f[:, a], g[:, b], rho) for b in answers] for a in answers]

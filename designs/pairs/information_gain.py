@@ -24,8 +24,8 @@ class BALD(OfPairs, GaussianObjective):
 
     An answer depends on the parameters through its logit alone, which is normal under a Gaussian posterior: 32 nodes
     of one dimension do. With ties or graded answers p has all of them, at the posterior mean of tie strength or cuts.
-    After a pick the covariance falls by the expected information of the pick, as under D-optimality, while means stay,
-    since nobody has answered yet.
+    After a pick the covariance falls by the expected information of the pick, as under D-optimality, while means stay
+    as they are.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from tercet.designs.pairs.answers import TINY, entropy
 from tercet.designs.pairs.draw_pool import DrawPool
 from tercet.designs.pairs.pair_objectives import OfPairsByDraws
 
-AT_ONCE = 4096
+CANDIDATES_AT_ONCE = 4096
 """Candidates whose answers under every configuration are held at once."""
 
 
@@ -78,7 +78,9 @@ class JointEntropy(OfPairsByDraws, Objective[DrawPool, JointState]):
 
     def score(self, state: JointState, some: Part = ALL) -> Float[np.ndarray, " b"]:
         positions = np.arange(len(state.noise))[some]
-        parts = [positions[start : start + AT_ONCE] for start in range(0, len(positions), AT_ONCE)]
+        parts = [
+            positions[start : start + CANDIDATES_AT_ONCE] for start in range(0, len(positions), CANDIDATES_AT_ONCE)
+        ]
         gains = [self._entropy(state, state.answers[:, part]) - state.noise[part] for part in parts]
         return np.asarray(np.maximum(np.concatenate([np.empty(0), *gains]), 0.0))
 

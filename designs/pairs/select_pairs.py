@@ -64,7 +64,7 @@ def select_pairs(
         in docs/strategies.md), or a Criterion: an objective and a search (docs/extending.md)
     target : None (differences of two random items), "in-prompt", Items, or pairs [t, 2]
     cost : array [m] for an explicit array of candidates; with annotators also [m, a]
-    exclude : pairs [k, 2] or Comparisons that are not to be asked (again), of anybody
+    exclude : pairs [k, 2] or Comparisons that are not to be asked (again), of any annotator
     annotators : choose whom to ask as well: "all" that the fit knows, or a of their names. For models with
         annotators=True and a criterion by posterior draws ("BALD (draws)", "EPIG (draws)", "BatchBALD (joint entropy)")
     key : int seed or JAX key, for random candidates and random picks
@@ -144,7 +144,7 @@ def _all_pairs(
 def _select_in_tiles(
     rule: Criterion, tile: Tile[PairPool, Any], pool: AllPairsPool, budget: int, *, key: KeyLike, random_batches: int
 ) -> Selection:
-    """The same selection from more pairs than are worth listing."""
+    """The same selection, from pairs that are scored in tiles."""
     pairs, gains = choose_from_all(rule, tile, pool, budget)
     sample, rng = pool.sample.of(pool.sample.pairs), as_generator(key).spawn(1)[0]
     start = tile.state(sample, None)

@@ -53,7 +53,7 @@ def select_sites(
     target : Sites or array [n, d] that matter, the test sites; None for all candidates
     target_weights : array [n], optional, what each target counts (people, area); not read by "k-centre"
     cost : positive array [m], optional; the gain per cost then decides
-    exclude : positions in `candidates`, booleans [m], or Sites whose places are not to be chosen
+    exclude : positions in `candidates`, booleans [m], or Sites that are not to be chosen
     key : int seed or JAX key, for random picks
     random_batches : random batches behind `expected_random`
 

@@ -91,29 +91,29 @@ class Case:
     @cached_property
     def v(self) -> np.ndarray:
         """Information of an answer averaged over its logit: sum over answers of slope^2 / p, slopes by differences."""
-        found = []
+        averages = []
         for mean, variance in zip(self.m, self.q, strict=True):
             total = 0.0
             for z, w in zip(GRID, DENSITY, strict=True):
                 r = mean + math.sqrt(variance) * z
                 up, p, down = (answers(self.model, r + h) for h in (1e-4, 0.0, -1e-4))
                 total += w * sum(((a - b) / 2e-4) ** 2 / c for a, b, c in zip(up, down, p, strict=True) if c > 1e-30)
-            found.append(total)
-        return np.array(found)
+            averages.append(total)
+        return np.array(averages)
 
-    def places(self, chosen: np.ndarray) -> list[int]:
-        place = {tuple(pair): k for k, pair in enumerate(self.candidates.tolist())}
-        return [place[tuple(pair)] for pair in chosen.tolist()]
+    def positions(self, chosen: np.ndarray) -> list[int]:
+        position = {tuple(pair): k for k, pair in enumerate(self.candidates.tolist())}
+        return [position[tuple(pair)] for pair in chosen.tolist()]
 
     def epig(self, covariance: np.ndarray, d: np.ndarray, targets: Any) -> float:
         """Mean over target pairs of the information that two answers share, on a grid in both logits."""
         s, total = math.sqrt(d @ covariance @ d), 0.0
-        here = self.answers_on_grid(d @ self.mean, s**2)
+        own = self.answers_on_grid(d @ self.mean, s**2)
         for t in (self.target_row(target) for target in targets):
             slope = d @ covariance @ t / s
             rest = max(t @ covariance @ t - slope**2, 0.0)
-            there = np.array([DENSITY @ self.answers_on_grid(t @ self.mean + slope * z, rest) for z in GRID])
-            joint = (here * DENSITY[:, None]).T @ there
+            other = np.array([DENSITY @ self.answers_on_grid(t @ self.mean + slope * z, rest) for z in GRID])
+            joint = (own * DENSITY[:, None]).T @ other
             margins = np.outer(joint.sum(axis=1), joint.sum(axis=0))
             total += (joint * np.log(joint / margins)).sum() / len(targets)
         return total
@@ -127,7 +127,7 @@ class Case:
         """Gains of a rule that scores once, in the order of the candidates."""
         picked = self.select(len(self.candidates), criterion, **options)
         gains = np.empty(len(self.candidates))
-        gains[self.places(picked.chosen)] = picked.gains
+        gains[self.positions(picked.chosen)] = picked.gains
         return gains
 
 
@@ -171,7 +171,7 @@ def case(rng: np.random.Generator) -> Callable[..., Case]:
 
 
 @pytest.fixture
-def law() -> Callable[..., list[float]]:
+def answer_probabilities() -> Callable[..., list[float]]:
     """Probabilities of every answer given a logit."""
     return answers
 

@@ -64,7 +64,7 @@ class AllPairsPool(TiledPool):
 
     @staticmethod
     def most_information(variance: float) -> float:
-        """Expected p (1 - p) at equal expected rewards, which is the most there can be; falls with the variance."""
+        """Expected p (1 - p) at equal expected rewards, the largest at this variance; falls with it."""
         return sum(weight / math.sqrt(2.0 * math.pi * (sd**2 + variance)) for sd, weight in NORMALS)
 
     def gram(self, reads: Reads) -> Float[np.ndarray, "p p"] | None:

@@ -81,9 +81,9 @@ def test_a_changed_gain_has_no_tiles(seed: int, small_tiles: Tiling) -> None:
 @pytest.mark.parametrize("name", CRITERIA)
 def test_nobody_writes_into_a_state(name: str, case: Any) -> None:
     """Nor does it matter how often a state is asked or updated: sampled configurations draw from a copy."""
-    found = case(m=14, s=20)
+    problem = case(m=14, s=20)
     objective = CRITERIA[name].objective
-    pool = objective.pool(PairCandidates(found.items, found.candidates), found.posterior, [[0, 3], [5, 1]])
+    pool = objective.pool(PairCandidates(problem.items, problem.candidates), problem.posterior, [[0, 3], [5, 1]])
     rng = np.random.default_rng(1)
     state = objective.begin(pool, rng)
     for index in (3, 7, 1):
@@ -112,12 +112,12 @@ def numbers(state: Any) -> list[Any]:
 @pytest.mark.parametrize("name", CRITERIA)
 def test_any_objective_under_any_search(name: str, search: Search, case: Any) -> None:
     """A batch of the size asked for, never worse than that of greedy where it is improved by exchange."""
-    found = case(m=14, s=20)
+    problem = case(m=14, s=20)
     call = {"target": [[0, 3], [5, 1]], "key": 3, "random_batches": 1}
-    picked = found.select(4, Criterion("mixed", CRITERIA[name].objective, search), **call)
-    assert len(set(found.places(picked.chosen))) == len(picked.gains) == 4
+    picked = problem.select(4, Criterion("mixed", CRITERIA[name].objective, search), **call)
+    assert len(set(problem.positions(picked.chosen))) == len(picked.gains) == 4
     if isinstance(search, Exchange):
-        greedy = found.select(4, Criterion("greedy", CRITERIA[name].objective, Greedy()), **call)
+        greedy = problem.select(4, Criterion("greedy", CRITERIA[name].objective, Greedy()), **call)
         assert picked.gains.sum() >= greedy.gains.sum() * (1 - 1e-9)
 
 
@@ -125,10 +125,10 @@ def test_any_objective_under_any_search(name: str, search: Search, case: Any) ->
 @pytest.mark.parametrize("name", SUBMODULAR)
 @pytest.mark.parametrize("block", [1, 3, 100])
 def test_lazy_picks_of_submodular_objectives_are_greedy(block: int, name: str, cost: bool, case: Any, rng: Any) -> None:
-    found, objective = case(m=20, s=40), CRITERIA[name].objective
+    problem, objective = case(m=20, s=40), CRITERIA[name].objective
     price = rng.uniform(0.5, 2.0, 20) if cost else None
     lazy, greedy = (
-        found.select(5, Criterion(name, objective, search), cost=price) for search in (LazyGreedy(block), Greedy())
+        problem.select(5, Criterion(name, objective, search), cost=price) for search in (LazyGreedy(block), Greedy())
     )
     np.testing.assert_array_equal(lazy.chosen, greedy.chosen)
     np.testing.assert_allclose(lazy.gains, greedy.gains, rtol=1e-12)
@@ -137,8 +137,8 @@ def test_lazy_picks_of_submodular_objectives_are_greedy(block: int, name: str, c
 @pytest.mark.parametrize("search", [LazyGreedy(block=3), Exchange(sweeps=5)], ids=repr)
 def test_a_search_needs_three_methods_of_an_objective(search: Search, case: Any) -> None:
     """What an objective can do faster changes nothing but the time it takes."""
-    found = case(n=12, d=4, m=40, wide=3.0)
-    fast, slow = (found.select(5, Criterion("D", objective, search)) for objective in (DOptimality(), Unaided()))
+    problem = case(n=12, d=4, m=40, wide=3.0)
+    fast, slow = (problem.select(5, Criterion("D", objective, search)) for objective in (DOptimality(), Unaided()))
     np.testing.assert_array_equal(fast.chosen, slow.chosen)
     np.testing.assert_allclose(fast.gains, slow.gains, rtol=1e-9)
 
@@ -150,7 +150,7 @@ def test_unknown_names_are_refused(case: Any) -> None:
 
 def test_names_travel_to_other_settings(case: Any) -> None:
     """A named criterion with one parameter changed."""
-    found = case(m=20, s=50)
+    problem = case(m=20, s=50)
     named = CRITERIA["BALD (draws)"]
     few = replace(named, objective=replace(named.objective, draws=10))
-    assert not np.allclose(found.all_gains(few), found.all_gains(named))
+    assert not np.allclose(problem.all_gains(few), problem.all_gains(named))

@@ -31,43 +31,45 @@ def bald(tables: np.ndarray, shannon: Any) -> list[float]:
 
 
 def epig(tables: np.ndarray, targets: np.ndarray) -> list[float]:
-    found = []
-    for here in tables:
+    gains = []
+    for own in tables:
         total = 0.0
-        for there in targets:
-            joint = np.mean([np.outer(p, q) for p, q in zip(here, there, strict=True)], axis=0)
+        for other in targets:
+            joint = np.mean([np.outer(p, q) for p, q in zip(own, other, strict=True)], axis=0)
             for a, b in itertools.product(range(len(joint)), repeat=2):
                 total += joint[a, b] * math.log(joint[a, b] / (joint[a].sum() * joint[:, b].sum()))
-        found.append(total / len(targets))
-    return found
+        gains.append(total / len(targets))
+    return gains
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bald_and_epig_by_draws_are_averages_over_them(name: str, case: Any, law: Any, shannon: Any) -> None:
-    found = case(name, s=40)
-    tables = np.array([[law(found.model, d @ w) for w in found.draws] for d in found.d])
-    rows = [found.target_row(pair) for pair in TARGETS]
-    targets = np.array([[law(found.model, t @ w) for w in found.draws] for t in rows])
-    np.testing.assert_allclose(found.all_gains("BALD (draws)"), bald(tables, shannon), rtol=1e-7)
-    np.testing.assert_allclose(found.all_gains("EPIG (draws)", target=TARGETS), epig(tables, targets), rtol=1e-6)
+def test_bald_and_epig_by_draws_are_averages_over_them(
+    name: str, case: Any, answer_probabilities: Any, shannon: Any
+) -> None:
+    problem = case(name, s=40)
+    tables = np.array([[answer_probabilities(problem.model, d @ w) for w in problem.draws] for d in problem.d])
+    rows = [problem.target_row(pair) for pair in TARGETS]
+    targets = np.array([[answer_probabilities(problem.model, t @ w) for w in problem.draws] for t in rows])
+    np.testing.assert_allclose(problem.all_gains("BALD (draws)"), bald(tables, shannon), rtol=1e-7)
+    np.testing.assert_allclose(problem.all_gains("EPIG (draws)", target=TARGETS), epig(tables, targets), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["Bradley-Terry", "Davidson", "Graded"])
 def test_draws_agree_with_quadrature(name: str, case: Any) -> None:
     """4,000 draws of a Gaussian: information within 3 % of its largest (a tenth of a nat or so)."""
-    found = case(name, s=4000)
+    problem = case(name, s=4000)
     for one, other in (("BALD (top-k)", BALDByDraws(4000)), ("EPIG (top-k)", EPIGByDraws(4000))):
-        exact, drawn = (found.all_gains(rule, target=TARGETS) for rule in (one, Criterion("by draws", other, TopK())))
+        exact, drawn = (problem.all_gains(rule, target=TARGETS) for rule in (one, Criterion("by draws", other, TopK())))
         np.testing.assert_allclose(drawn, exact, atol=0.1 * exact.max())
         assert np.corrcoef(drawn, exact)[0, 1] > 0.98
 
 
-def test_only_so_many_draws_are_used(case: Any, law: Any, shannon: Any) -> None:
-    found = case(s=40)
-    few, all_of_them = (found.all_gains(Criterion("BALD", BALDByDraws(draws=draws), TopK())) for draws in (10, 40))
+def test_only_so_many_draws_are_used(case: Any, answer_probabilities: Any, shannon: Any) -> None:
+    problem = case(s=40)
+    few, all_of_them = (problem.all_gains(Criterion("BALD", BALDByDraws(draws=draws), TopK())) for draws in (10, 40))
     assert not np.allclose(few, all_of_them)
-    kept = found.posterior.draws(10, key=0)["weights"]
-    tables = np.array([[law(found.model, d @ w) for w in kept] for d in found.d])
+    kept = problem.posterior.draws(10, key=0)["weights"]
+    tables = np.array([[answer_probabilities(problem.model, d @ w) for w in kept] for d in problem.d])
     np.testing.assert_allclose(few, bald(tables, shannon), rtol=1e-7)
 
 
@@ -85,7 +87,9 @@ def annotated(rng: np.random.Generator, s: int = 30, order: bool = False) -> tup
 
 
 @pytest.mark.parametrize("order", [False, True])
-def test_who_is_asked_counts_with_their_own_precision(order: bool, rng: Any, law: Any, shannon: Any) -> None:
+def test_who_is_asked_counts_with_their_own_precision(
+    order: bool, rng: Any, answer_probabilities: Any, shannon: Any
+) -> None:
     posterior, w, precision, items = annotated(rng, order=order)
     pairs = candidate_pairs(items, "all")
     effect = posterior.samples["order_effect"][0] if order else np.zeros(len(w))
@@ -94,7 +98,9 @@ def test_who_is_asked_counts_with_their_own_precision(order: bool, rng: Any, law
     for who in range(3):
         tables = [
             [
-                law(plain, precision[s, who] * ((items.features[i] - items.features[j]) @ w[s] + effect[s]))
+                answer_probabilities(
+                    plain, precision[s, who] * ((items.features[i] - items.features[j]) @ w[s] + effect[s])
+                )
                 for s in range(30)
             ]
             for i, j in pairs
@@ -102,13 +108,13 @@ def test_who_is_asked_counts_with_their_own_precision(order: bool, rng: Any, law
         for pair, gain in zip(map(tuple, pairs.tolist()), bald(np.array(tables), shannon), strict=True):
             gains[(*pair, who)] = gain
     picked = select_pairs(items, posterior, 63, candidates="all", criterion="BALD (draws)", annotators="all")
-    found = [(*pair, int(who)) for pair, who in zip(map(tuple, picked.chosen.tolist()), picked.annotator, strict=True)]
-    assert len(set(found)) == 63
-    np.testing.assert_allclose(picked.gains, [gains[key] for key in found], rtol=1e-6)
+    chosen = [(*pair, int(who)) for pair, who in zip(map(tuple, picked.chosen.tolist()), picked.annotator, strict=True)]
+    assert len(set(chosen)) == 63
+    np.testing.assert_allclose(picked.gains, [gains[key] for key in chosen], rtol=1e-6)
     assert (np.diff(picked.gains) <= 1e-12).all()
-    assert picked.table["annotator"].tolist() == [["zoe", "yan", "xi"][who] for _, _, who in found]
-    assert picked.table["first"].tolist() == ["abcdefg"[i] for i, _, _ in found]
-    assert set(picked.annotator[:10]) == {2} or gains[found[0]] > gains[found[-1]]
+    assert picked.table["annotator"].tolist() == [["zoe", "yan", "xi"][who] for _, _, who in chosen]
+    assert picked.table["first"].tolist() == ["abcdefg"[i] for i, _, _ in chosen]
+    assert set(picked.annotator[:10]) == {2} or gains[chosen[0]] > gains[chosen[-1]]
 
 
 @pytest.mark.parametrize("criterion", DRAWS)
@@ -123,10 +129,12 @@ def test_the_sharp_annotator_is_asked_before_the_one_who_guesses(criterion: str,
     assert select_pairs(items, posterior, 6, candidates="all", criterion=criterion).annotator is None
 
 
-def test_nobody_in_particular_has_precision_one(rng: Any, law: Any, shannon: Any) -> None:
+def test_nobody_in_particular_has_precision_one(rng: Any, answer_probabilities: Any, shannon: Any) -> None:
     posterior, w, _, items = annotated(rng)
     pairs = candidate_pairs(items, "all")
-    tables = [[law(BradleyTerry(), (items.features[i] - items.features[j]) @ x) for x in w] for i, j in pairs]
+    tables = [
+        [answer_probabilities(BradleyTerry(), (items.features[i] - items.features[j]) @ x) for x in w] for i, j in pairs
+    ]
     picked = select_pairs(items, posterior, 21, candidates="all", criterion="BALD (draws)")
     np.testing.assert_allclose(picked.gains, np.sort(bald(np.array(tables), shannon))[::-1], rtol=1e-7)
     assert "annotator" not in picked.table
@@ -181,15 +189,17 @@ def members(rng: np.random.Generator) -> Any:
     return items, posterior, np.array(rewards), samples["order_effect"][0]
 
 
-def test_networks_by_draws_equal_brute_force(members: Any, law: Any, shannon: Any) -> None:
+def test_networks_by_draws_equal_brute_force(members: Any, answer_probabilities: Any, shannon: Any) -> None:
     items, posterior, rewards, order = members
     pairs = candidate_pairs(items, "all")
     logit = rewards[:, pairs[:, 0]] - rewards[:, pairs[:, 1]] + order[:, None]
-    tables = np.array([[law(BradleyTerry(), r) for r in column] for column in logit.T])
+    tables = np.array([[answer_probabilities(BradleyTerry(), r) for r in column] for column in logit.T])
     picked = select_pairs(items, posterior, 36, candidates=pairs, criterion="BALD (draws)")
     np.testing.assert_allclose(picked.gains, np.sort(bald(tables, shannon))[::-1], rtol=1e-6)
     inside = [[i, j] for i, j in pairs.tolist() if i // 3 == j // 3]
-    aim = np.array([[law(BradleyTerry(), r) for r in rewards[:, i] - rewards[:, j]] for i, j in inside])
+    aim = np.array(
+        [[answer_probabilities(BradleyTerry(), r) for r in rewards[:, i] - rewards[:, j]] for i, j in inside]
+    )
     picked = select_pairs(items, posterior, 36, candidates=pairs, criterion="EPIG (draws)", target="in-prompt")
     np.testing.assert_allclose(picked.gains, np.sort(epig(tables, aim))[::-1], rtol=1e-6)
 
@@ -228,7 +238,7 @@ def test_linear_criteria_of_networks_use_the_moments_of_the_rewards(members: Any
     v = np.array([information(d) for d in incidence])
     picked = select_pairs(items, posterior, 5, candidates=pairs, criterion=f"greedy {objective}")
     assert PairCandidates(items, pairs).pool(posterior, None).covariance.shape == (7, 7)  # members, not items
-    place = {tuple(pair): k for k, pair in enumerate(pairs.tolist())}
+    position = {tuple(pair): k for k, pair in enumerate(pairs.tolist())}
     current, left = covariance, np.ones(len(pairs), dtype=bool)
     for pair, gain in zip(map(tuple, picked.chosen.tolist()), picked.gains, strict=True):
         gains = []
@@ -236,13 +246,15 @@ def test_linear_criteria_of_networks_use_the_moments_of_the_rewards(members: Any
             u, q = current @ d, d @ current @ d
             fall = np.mean([(t @ u) ** 2 for t in targets]) * w / (1 + w * q)
             gains.append(math.log1p(w * q) if objective == "D" else fall)
-        assert gain == pytest.approx(gains[place[pair]], rel=1e-4)
+        assert gain == pytest.approx(gains[position[pair]], rel=1e-4)
         assert gain >= np.array(gains)[left].max() * (1 - 1e-4)
-        left[place[pair]] = False
-        d, w = incidence[place[pair]], v[place[pair]]
+        left[position[pair]] = False
+        d, w = incidence[position[pair]], v[position[pair]]
         current = current - w / (1 + w * (d @ current @ d)) * np.outer(current @ d, current @ d)
     assert picked.table["difference_sd"][0] == pytest.approx(
-        math.sqrt(incidence[place[tuple(picked.chosen[0])]] @ covariance @ incidence[place[tuple(picked.chosen[0])]])
+        math.sqrt(
+            incidence[position[tuple(picked.chosen[0])]] @ covariance @ incidence[position[tuple(picked.chosen[0])]]
+        )
     )
 
 
@@ -258,29 +270,27 @@ def test_last_layer_of_a_network_is_designed_for_as_a_linear_head(name: str, cas
     fit = laplace(model, items, data.comparisons, options=quick)
     network = fit.context.projection
     hidden = np.maximum(items.features @ network.kernels[0] + network.biases[0], 0)
-    places = np.asarray(fit.unravel(np.arange(float(len(fit.center))))["weights"]).astype(int)
+    of_head = np.asarray(fit.unravel(np.arange(float(len(fit.center))))["weights"]).astype(int)
     precision = fit.precision_factor @ fit.precision_factor.T
     candidates = candidate_pairs(items, "random", 15, seed)
-    found = replace(
-        case(name), items=raw, posterior=fit, mean=fit.center[places], features=hidden, candidates=candidates,
-        covariance=np.linalg.inv(precision)[np.ix_(places, places)],
+    problem = replace(
+        case(name), items=raw, posterior=fit, mean=fit.center[of_head], features=hidden, candidates=candidates,
+        covariance=np.linalg.inv(precision)[np.ix_(of_head, of_head)],
     )  # fmt: skip
-    np.testing.assert_allclose(found.all_gains("max difference"), np.abs(found.m), rtol=1e-6)
-    np.testing.assert_allclose(found.all_gains("posterior variance"), found.q, rtol=1e-6)
+    np.testing.assert_allclose(problem.all_gains("max difference"), np.abs(problem.m), rtol=1e-6)
+    np.testing.assert_allclose(problem.all_gains("posterior variance"), problem.q, rtol=1e-6)
     moments = reward_difference(fit, raw, candidates)
-    np.testing.assert_allclose(moments.variance, found.q, rtol=1e-6)
+    np.testing.assert_allclose(moments.variance, problem.q, rtol=1e-6)
     if name == "Davidson":
         return  # its tie strength is learned; the linear oracles below know a fixed one
-    np.testing.assert_allclose(
-        found.all_gains("BALD (top-k)"), [found.information(*pair) for pair in zip(found.m, found.q, strict=True)],
-        rtol=1e-4,
-    )  # fmt: skip
-    expected = np.log1p(found.v * found.q)
-    picked = found.select(1, "greedy D")
+    information = [problem.information(*pair) for pair in zip(problem.m, problem.q, strict=True)]
+    np.testing.assert_allclose(problem.all_gains("BALD (top-k)"), information, rtol=1e-4)
+    expected = np.log1p(problem.v * problem.q)
+    picked = problem.select(1, "greedy D")
     assert picked.gains[0] == pytest.approx(expected.max(), rel=1e-4)
-    gains = [v * d @ found.covariance @ found.covariance @ d / (1 + v * q)
-             for v, d, q in zip(found.v, found.d, found.q, strict=True)]  # fmt: skip
-    assert found.select(1, "greedy A").gains[0] == pytest.approx(max(gains), rel=1e-4)
+    gains = [v * d @ problem.covariance @ problem.covariance @ d / (1 + v * q)
+             for v, d, q in zip(problem.v, problem.d, problem.q, strict=True)]  # fmt: skip
+    assert problem.select(1, "greedy A").gains[0] == pytest.approx(max(gains), rel=1e-4)
 
 
 @pytest.mark.parametrize("criterion", [name for name in CRITERIA if name not in ("random", "coreset")])
@@ -302,9 +312,9 @@ def test_abilities_are_items_with_a_feature_each(criterion: str, order: bool, rn
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_nothing_left_to_ask_is_an_empty_selection(criterion: str, case: Any) -> None:
-    found = case()
-    every = candidate_pairs(found.items, "all")
-    picked = select_pairs(found.items, found.posterior, 0, candidates="all", exclude=every, criterion=criterion)
+    problem = case()
+    every = candidate_pairs(problem.items, "all")
+    picked = select_pairs(problem.items, problem.posterior, 0, candidates="all", exclude=every, criterion=criterion)
     assert (picked.chosen.shape, picked.gains.shape, len(picked.table)) == ((0, 2), (0,), 0)
     with pytest.raises(ValueError, match="between 0 and the 0 candidates left"):
-        select_pairs(found.items, found.posterior, 1, candidates="all", exclude=every, criterion=criterion)
+        select_pairs(problem.items, problem.posterior, 1, candidates="all", exclude=every, criterion=criterion)

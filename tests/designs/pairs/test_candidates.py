@@ -46,11 +46,11 @@ def check_uniform(counts: Any, expected: float) -> None:
 @pytest.mark.parametrize("exclude", [None, [], [[5, 0], [1, 4]]], ids=["nothing", "empty", "pairs"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_scheme_lists_exactly_the_pairs_of_brute_force(items: Items, scheme: str, exclude: Any) -> None:
-    found = candidate_pairs(items, scheme, exclude=exclude)
-    assert len(found) == len(set(as_sets(found)))
-    assert set(as_sets(found)) == listed(scheme, exclude or ())
+    pairs = candidate_pairs(items, scheme, exclude=exclude)
+    assert len(pairs) == len(set(as_sets(pairs)))
+    assert set(as_sets(pairs)) == listed(scheme, exclude or ())
     if scheme != "random":
-        assert (found[:, 0] < found[:, 1]).all()
+        assert (pairs[:, 0] < pairs[:, 1]).all()
 
 
 @pytest.mark.parametrize("n", [0, 1, 4, "all"])
@@ -58,10 +58,10 @@ def test_scheme_lists_exactly_the_pairs_of_brute_force(items: Items, scheme: str
 def test_n_pairs_without_repetition(items: Items, scheme: str, n: Any, seed: int) -> None:
     everything = listed(scheme, [(0, 2)])
     size = len(everything) if n == "all" else min(n, len(everything))
-    found = candidate_pairs(items, scheme, size, key=seed, exclude=[[2, 0]])
-    assert found.shape == (size, 2)
-    assert len(set(as_sets(found))) == size
-    assert set(as_sets(found)) <= everything
+    pairs = candidate_pairs(items, scheme, size, key=seed, exclude=[[2, 0]])
+    assert pairs.shape == (size, 2)
+    assert len(set(as_sets(pairs))) == size
+    assert set(as_sets(pairs)) <= everything
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -135,8 +135,8 @@ class Problem:
         return np.pad(moment, (0, int(self.model.order_effect)))
 
     def positions(self, chosen: np.ndarray) -> list[int]:
-        place = {tuple(pair): k for k, pair in enumerate(self.candidates.tolist())}
-        return [place[tuple(pair)] for pair in chosen.tolist()]
+        position = {tuple(pair): k for k, pair in enumerate(self.candidates.tolist())}
+        return [position[tuple(pair)] for pair in chosen.tolist()]
 
     def select(self, budget: float, criterion: str | Criterion, target: str = "items", **options: Any) -> Any:
         return select_pairs(

@@ -1,4 +1,4 @@
-"""What `select_pairs` promises whatever the rule: keys, invariances, precision, twins, tables, errors."""
+"""What `select_pairs` promises whatever the rule: keys, invariances, precision, near duplicates, tables, errors."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def test_picks_do_not_depend_on_precision(criterion: str, bits: int, seed: int) 
         assert picked.gains.dtype == np.float64
         return picked
 
-    here = chosen()
+    one = chosen()
     with jax.enable_x64(bits != 64):
-        there = chosen()
-    np.testing.assert_array_equal(here.chosen, there.chosen)
-    np.testing.assert_array_equal(here.gains, there.gains)
+        other = chosen()
+    np.testing.assert_array_equal(one.chosen, other.chosen)
+    np.testing.assert_array_equal(one.gains, other.gains)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -124,23 +124,27 @@ def test_constant_added_to_all_features_changes_nothing(criterion: str, target: 
     np.testing.assert_allclose(picks[0].gains, picks[1].gains, rtol=1e-6)
 
 
-def test_greedy_batches_hold_no_twins_where_top_k_does(rng: Any) -> None:
-    """Two all but equal pairs of large variance, and two others of a little less: one twin is enough."""
+def test_greedy_batches_hold_no_duplicates_where_top_k_does(rng: Any) -> None:
+    """Two all but equal pairs of large variance, and two others of a little less: one of the two is enough."""
     x, y, z = np.eye(3)
-    twin = 1.6 * x
-    items = Items(np.vstack([twin, twin + 1e-3, -twin, -twin + 1e-3, y, -y, 1.5 * z, -1.5 * z, 2 * y, -2 * y, 2 * z]))
+    duplicate = 1.6 * x
+    items = Items(
+        np.vstack(
+            [duplicate, duplicate + 1e-3, -duplicate, -duplicate + 1e-3, y, -y, 1.5 * z, -1.5 * z, 2 * y, -2 * y, 2 * z]
+        )
+    )
     context = Context(BradleyTerry(LinearHead(1.0)), (items,), {}, x64=True)
     posterior = SiteGaussian("laplace", context, {}, rng.normal(0, 0.01, 3), np.eye(3), (("weights", 3),))
     candidates = np.array([[0, 2], [1, 3], [6, 7], [4, 8]])
-    twins = {(0, 2), (1, 3)}
+    duplicates = {(0, 2), (1, 3)}
 
     def picked(criterion: str) -> set[tuple[int, int]]:
         chosen = select_pairs(items, posterior, 2, candidates=candidates, criterion=criterion).chosen
         return set(map(tuple, chosen.tolist()))
 
-    assert picked("posterior variance") == twins
+    assert picked("posterior variance") == duplicates
     for criterion in GREEDY:
-        assert len(picked(criterion) & twins) == 1
+        assert len(picked(criterion) & duplicates) == 1
 
 
 @pytest.mark.parametrize("criterion", INFORMED)

@@ -59,9 +59,9 @@ class Problem:
 
     def basis(self, sites: Sites) -> np.ndarray:
         """Sines along each axis, multiplied out, times the prior standard deviations of their weights."""
-        places, model = self.model.frame.coordinates(sites), self.model
+        coordinates, model = self.model.frame.coordinates(sites), self.model
         orders = np.array(list(itertools.product(range(1, model.basis + 1), repeat=model.frame.dim)))
-        waves = np.sin(np.pi * orders * (places[:, None] + WALL) / (2 * WALL)) / np.sqrt(WALL)
+        waves = np.sin(np.pi * orders * (coordinates[:, None] + WALL) / (2 * WALL)) / np.sqrt(WALL)
         return waves.prod(axis=-1) * self.scales
 
     @cached_property
@@ -108,9 +108,11 @@ class Problem:
     @cached_property
     def joint(self) -> np.ndarray:
         """Prior covariance of the surface at every existing site and candidate, and of the (linearised) risk."""
-        places, w = joined(self.existing, self.candidates), self.weight
-        edge = (self.prior(places, self.target) @ w)[:, None]
-        return np.block([[self.prior(places, places), edge], [edge.T, w @ self.prior(self.target, self.target) @ w]])
+        coordinates, w = joined(self.existing, self.candidates), self.weight
+        edge = (self.prior(coordinates, self.target) @ w)[:, None]
+        return np.block(
+            [[self.prior(coordinates, coordinates), edge], [edge.T, w @ self.prior(self.target, self.target) @ w]]
+        )
 
     def variance(self, chosen: Any) -> float:
         """Posterior variance of the risk with labels at these candidates too, from scratch."""

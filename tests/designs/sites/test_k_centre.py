@@ -102,14 +102,14 @@ def test_ties_go_to_the_lowest_index() -> None:
 
 @pytest.mark.parametrize("metric", ["plane", "sphere"])
 def test_k_centre_stops_where_nothing_is_left_to_gain(metric: Any, rng: Any) -> None:
-    places = rng.uniform(-60, 60, (5, 2))
-    twice = Sites(np.concatenate([places, places]), metric)
+    points = rng.uniform(-60, 60, (5, 2))
+    twice = Sites(np.concatenate([points, points]), metric)
     with pytest.warns(UserWarning, match=r"no candidate left brings any target nearer .*\(fill distance 0\)"):
-        picked = select_sites(twice, None, 8, target=Sites(places, metric))
+        picked = select_sites(twice, None, 8, target=Sites(points, metric))
     assert sorted(picked.chosen.tolist()) == [0, 1, 2, 3, 4]
     assert picked.table["fill_distance"].iloc[-1] == 0
     with pytest.warns(UserWarning, match="ends before the budget"):
-        empty = select_sites(twice, None, 3, existing=Sites(places, metric))
+        empty = select_sites(twice, None, 3, existing=Sites(points, metric))
     assert empty.chosen.shape == empty.gains.shape == (0,)
     assert empty.expected_random == 0.0
     assert list(empty.table.columns) == list(picked.table.columns)
@@ -135,7 +135,7 @@ def test_costs_of_k_centre() -> None:
     assert picked.chosen.tolist() == [1]  # 10 / 8 would be best, but is too dear
     assert picked.table["cost"].tolist() == [7.0]
     with pytest.warns(UserWarning, match="fill distance 3"):
-        assert pick(7.5, [8.0, 5.0, 2.0]).chosen.tolist() == [1]  # the site at 1 helps nobody then
+        assert pick(7.5, [8.0, 5.0, 2.0]).chosen.tolist() == [1]  # the site at 1 helps no target then
 
 
 def test_dear_candidates_do_not_stop_the_others() -> None:

@@ -60,8 +60,8 @@ def test_level_and_basis_are_what_the_design_takes_them_for(rng: Any, build: Any
     with numpyro.handlers.seed(rng_seed=0):
         trace = numpyro.handlers.trace(model).get_trace(*problem.posterior.context.args)
     prior = trace["level"]["fn"]
-    places = jnp.asarray(model.frame.coordinates(problem.target))
-    np.testing.assert_allclose(model.functions(places) * problem.scales, problem.basis(problem.target), atol=1e-12)
+    coordinates = jnp.asarray(model.frame.coordinates(problem.target))
+    np.testing.assert_allclose(model.functions(coordinates) * problem.scales, problem.basis(problem.target), atol=1e-12)
     np.testing.assert_allclose([prior.loc, prior.scale], [model.center, 2 * model.spread])
 
 

@@ -77,10 +77,10 @@ def test_budget_zero_is_an_empty_selection(criterion: str, cost: bool, rng: Any,
 def test_select_is_the_same_grammar(criterion: str, rng: Any, build: Any) -> None:
     problem = build("plane", rng)
     one = problem.select(4, criterion=criterion)
-    places = SiteCandidates(problem.candidates, None, problem.target, problem.share)
+    candidates = SiteCandidates(problem.candidates, None, problem.target, problem.share)
     for other in (
-        select(places, problem.posterior, 4, criterion=criterion),
-        select_sites(places, problem.posterior, 4, criterion=criterion),
+        select(candidates, problem.posterior, 4, criterion=criterion),
+        select_sites(candidates, problem.posterior, 4, criterion=criterion),
     ):
         np.testing.assert_array_equal(one.chosen, other.chosen)
         np.testing.assert_array_equal(one.gains, other.gains)

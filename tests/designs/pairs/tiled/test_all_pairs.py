@@ -38,23 +38,23 @@ def test_leaders_are_the_best_of_every_pair(n, across, slack, ceiling, rng, smal
         for j in range(i + 1, 50)
         if not (across and prompt[i] == prompt[j]) and (j, i) not in set(map(tuple, out))
     }
-    found = tiles.best_pairs(
+    best = tiles.best_pairs(
         tiles.TileScore(np.stack([x, x**2], axis=1), (("x", 0), ("square", 0)), gap, slack, ceiling),
         n,
         prompt=prompt if across else None,
         exclude=out,
         tiling=small_tiles,
     )
-    names = list(map(tuple, found.pairs))
+    names = list(map(tuple, best.pairs))
     assert len(set(names)) == len(names)
     assert set(names) <= set(scores)
-    np.testing.assert_allclose(found.scores, [scores[pair] for pair in names])
-    assert (np.diff(found.scores) <= 0).all()
+    np.testing.assert_allclose(best.scores, [scores[pair] for pair in names])
+    assert (np.diff(best.scores) <= 0).all()
     order = sorted(scores.values(), reverse=True)
     floor = order[n - 1] - 2 * slack if n <= len(order) else -np.inf
     assert {pair for pair, value in scores.items() if value > floor + 1e-9} <= set(names)
     rest = [value for pair, value in scores.items() if pair not in set(names)]
-    assert not rest or max(rest) <= found.rest
+    assert not rest or max(rest) <= best.rest
 
 
 @pytest.mark.parametrize(("ceiling", "scored"), [(math.sqrt, 1), (None, 10)])
@@ -64,8 +64,8 @@ def test_tiles_below_their_ceiling_are_never_scored(ceiling, scored, rng, small_
     calls, tile = [], tiles._tile
     monkeypatch.setattr(tiles, "_tile", lambda *a: calls.append(a) or tile(*a))
     score = tiles.TileScore(np.stack([x, x**2], axis=1), (("x", 0), ("square", 0)), gap, 1e-6, ceiling)
-    found = tiles.best_pairs(score, 2, tiling=small_tiles)
-    assert found.scores[:2].tolist() == pytest.approx([18.5, 17.5])
+    best = tiles.best_pairs(score, 2, tiling=small_tiles)
+    assert best.scores[:2].tolist() == pytest.approx([18.5, 17.5])
     assert len(calls) == scored
 
 
@@ -132,7 +132,7 @@ def test_across_prompts_with_a_target(criterion, seed, small_tiles):
 
 
 @pytest.mark.parametrize("criterion", IN_TILES)
-def test_twins_lose_no_gain(criterion, seed, small_tiles):
+def test_ties_within_rounding_lose_no_gain(criterion, seed, small_tiles):
     """Every item twice: scores tie within rounding, which must cost neither a pick nor any of its gain."""
     data = simulated_preferences(25, 4, 100, key=seed)
     fit = laplace(BradleyTerry(), data.items, data.comparisons)
@@ -156,8 +156,8 @@ def test_the_matrices_of_the_published_designs(across, seed):
     expected = listed.gram(listed.pairs, np.ones(len(listed)))
     np.testing.assert_allclose(sums_over_pairs.scatter_of_all(everything, listed), expected, rtol=1e-9, atol=1e-9)
     expected = listed.gram(listed.pairs, listed.information)
-    found = sums_over_pairs.information_of_all(everything, listed, side=7)
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    total = sums_over_pairs.information_of_all(everything, listed, side=7)
+    np.testing.assert_allclose(total, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_what_has_no_tiles_is_listed(small_tiles):

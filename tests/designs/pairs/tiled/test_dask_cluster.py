@@ -67,10 +67,10 @@ class Killer(distributed.SchedulerPlugin):
 def test_two_processes_pick_what_memory_picks(criterion, cluster, task):
     data, fit, array = task
     call = {"criterion": criterion, "candidates": "all", "exclude": data.comparisons, "tiling": TILING}
-    found = select_pairs(array, fit, 2, **call)
+    picked = select_pairs(array, fit, 2, **call)
     expected = select_pairs(Items(data.items.features.astype(np.float32)), fit, 2, **call)
-    np.testing.assert_array_equal(found.chosen, expected.chosen)
-    np.testing.assert_allclose(found.gains, expected.gains, rtol=1e-9)
+    np.testing.assert_array_equal(picked.chosen, expected.chosen)
+    np.testing.assert_allclose(picked.gains, expected.gains, rtol=1e-9)
 
 
 def test_bad_numbers_in_a_worker_are_told_by_their_rows(cluster, task):
@@ -87,7 +87,7 @@ def test_a_killed_worker_costs_no_pick(cluster, task):
     killer = Killer(distributed.Client.current().run(os.getpid))
     cluster.scheduler.add_plugin(killer)
     call = {"criterion": "greedy D", "candidates": "all", "tiling": TILING}
-    found = select_pairs(array, fit, 4, **call)
+    picked = select_pairs(array, fit, 4, **call)
     assert killer.killed is not None
     assert killer.later > 10  # most of the work was still to be done
     until = time.monotonic() + 30
@@ -95,8 +95,8 @@ def test_a_killed_worker_costs_no_pick(cluster, task):
         time.sleep(0.05)
     assert not _alive(killer.killed)
     expected = select_pairs(Items(data.items.features.astype(np.float32)), fit, 4, **call)
-    np.testing.assert_array_equal(found.chosen, expected.chosen)
-    np.testing.assert_allclose(found.gains, expected.gains, rtol=1e-9)
+    np.testing.assert_array_equal(picked.chosen, expected.chosen)
+    np.testing.assert_allclose(picked.gains, expected.gains, rtol=1e-9)
 
 
 def _alive(pid):

@@ -35,12 +35,12 @@ def by_dask(items, chunks=UNEVEN):
     return Items(da.from_array(items.features, chunks=chunks), items.ids, items.prompt)
 
 
-def same(found, expected):
-    np.testing.assert_array_equal(found.chosen, expected.chosen)
-    np.testing.assert_allclose(found.gains, expected.gains, rtol=1e-9)
-    assert found.expected_random == pytest.approx(expected.expected_random, rel=1e-9)
-    assert found.table.equals(expected.table) or np.allclose(
-        found.table["difference_sd"], expected.table["difference_sd"], rtol=1e-9
+def same(ours, expected):
+    np.testing.assert_array_equal(ours.chosen, expected.chosen)
+    np.testing.assert_allclose(ours.gains, expected.gains, rtol=1e-9)
+    assert ours.expected_random == pytest.approx(expected.expected_random, rel=1e-9)
+    assert ours.table.equals(expected.table) or np.allclose(
+        ours.table["difference_sd"], expected.table["difference_sd"], rtol=1e-9
     )
 
 
@@ -55,18 +55,20 @@ def test_leaders_of_tasks_are_those_of_one_loop(n, across, rng, small_tiles):
     x = rng.integers(6, size=(53, 1)).astype(np.float32)
     prompt = rng.integers(4, size=53) if across else None
     out = np.array([[j, i] for i in range(0, 40, 3) for j in (i + 1, i + 5)])
-    here, there = (tiles.TileScore(values, (("x", 0),), gap, 0.1) for values in (x, da.from_array(x, chunks=(11, 1))))
-    expected = tiles.best_pairs(here, n, prompt=prompt, exclude=out, tiling=small_tiles)
-    found = dask_tiles.best_pairs_by_tasks(there, n, prompt, out, small_tiles)
-    np.testing.assert_array_equal(found.pairs, expected.pairs)
-    np.testing.assert_array_equal(found.scores, expected.scores)
-    assert found.rest == expected.rest
+    in_memory, in_chunks = (
+        tiles.TileScore(values, (("x", 0),), gap, 0.1) for values in (x, da.from_array(x, chunks=(11, 1)))
+    )
+    expected = tiles.best_pairs(in_memory, n, prompt=prompt, exclude=out, tiling=small_tiles)
+    ours = dask_tiles.best_pairs_by_tasks(in_chunks, n, prompt, out, small_tiles)
+    np.testing.assert_array_equal(ours.pairs, expected.pairs)
+    np.testing.assert_array_equal(ours.scores, expected.scores)
+    assert ours.rest == expected.rest
 
 
 @pytest.mark.parametrize("size", [1, 4, 64])
 def test_waves_hold_every_pair_of_blocks_once(size):
-    places = [place for wave in dask_tiles._waves(size, Tasks()) for place in wave]
-    assert sorted(places) == [(i, j) for i in range(size) for j in range(i, size)]
+    pairs = [pair for wave in dask_tiles._waves(size, Tasks()) for pair in wave]
+    assert sorted(pairs) == [(i, j) for i in range(size) for j in range(i, size)]
 
 
 @pytest.mark.parametrize("criterion", IN_TILES)
@@ -92,11 +94,11 @@ def test_a_fit_on_a_part_projects_all_of_a_dask_array(criterion, seed, small_til
 @pytest.mark.parametrize("target", ["in-prompt", "pairs", "items"])
 def test_targets(target, prompts, small_tiles):
     items, _, fit = prompts
-    here = {"pairs": [[0, 3], [7, 50]], "items": Items(items.features[:20])}.get(target, target)
-    there = by_dask(here, (6, 2)) if target == "items" else here
+    in_memory = {"pairs": [[0, 3], [7, 50]], "items": Items(items.features[:20])}.get(target, target)
+    in_chunks = by_dask(in_memory, (6, 2)) if target == "items" else in_memory
     same(
-        select_pairs(by_dask(items), fit, 4, candidates="all", target=there, tiling=small_tiles),
-        select_pairs(items, fit, 4, candidates="all", target=here, tiling=small_tiles),
+        select_pairs(by_dask(items), fit, 4, candidates="all", target=in_chunks, tiling=small_tiles),
+        select_pairs(items, fit, 4, candidates="all", target=in_memory, tiling=small_tiles),
     )
 
 
@@ -133,9 +135,9 @@ def test_few_items(n, small_tiles):
 def test_abilities_need_no_features(small_tiles):
     data = simulated_preferences(30, 2, 90)
     fit = laplace(BradleyTerry(AbilityHead(1.0)), data.items, data.comparisons)
-    there = by_dask(data.items, (7, 2))
+    in_chunks = by_dask(data.items, (7, 2))
     call = {"candidates": "all", "criterion": "greedy D", "tiling": small_tiles}
-    same(*(select_pairs(known, fit, 5, **call) for known in (there, data.items)))
+    same(*(select_pairs(known, fit, 5, **call) for known in (in_chunks, data.items)))
 
 
 def test_fits_and_rewards_stream_through_a_dask_array(prompts):
