@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +16,6 @@ BLOCK = 4096
 Index = slice | np.ndarray
 Values = Callable[[np.ndarray, slice], np.ndarray]
 """From eta of some rows, and which rows they are, to a number for each."""
-AnyOperator = TypeVar("AnyOperator", bound="Operator")  # not typing.Self: beartype reads methods one by one
 
 
 class Operator(abc.ABC):
