@@ -59,7 +59,7 @@ def as_jax(tree: Any) -> Any:
         dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
         if leaf.dtype.kind in "iu" and leaf.size and np.abs(leaf).max() < 2**31:
             dtype = np.dtype(np.int32)
-        return jax.numpy.asarray(leaf.astype(dtype))
+        return jax.device_put(leaf.astype(dtype))  # jnp.asarray would compile a program for each shape
 
     return jax.tree.map(convert, tree)
 
