@@ -99,7 +99,7 @@ class Schedule:
 def _programs(
     programs: Programs, transformed: bool, warmup: int, target_accept: float
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The two programs of a posterior: (keys, trials, data) -> (state, found), (state, data, count) -> (state, kept)."""
+    """The two programs: (keys, trials, data) -> (state, found), and (state, data, count) -> (state, kept)."""
 
     def potential(numbers: Numbers, coordinates: tuple[jax.Array, jax.Array] | None) -> Callable[[jax.Array], Any]:
         if coordinates is None:

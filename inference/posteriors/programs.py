@@ -7,7 +7,7 @@ a constant of a program.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -74,7 +74,11 @@ def _blocks(draws: Any, count: int, block: int) -> Iterator[Any]:
     for start in range(0, count, block):
         rows = np.arange(start, start + block)
         rows = np.where(rows < count, rows, start)
-        yield as_jax(jax.tree.map(lambda values: np.asarray(values)[rows], draws))
+        yield as_jax(jax.tree.map(partial(_taken, rows), draws))
+
+
+def _taken(rows: np.ndarray, values: Any) -> np.ndarray:
+    return np.asarray(np.asarray(values)[rows])
 
 
 def programs_of(bound: Bound, x64: bool) -> Sharing:
@@ -261,7 +265,7 @@ class Programs:
 
     @cached_property
     def evaluate(self) -> Callable[[JaxSites, jax.Array, Numbers], tuple[JaxSites, JaxSites]]:
-        """Log likelihood [n, ...] of every observed site and a simulated data set, for draws [n] and key data [n, 2]."""
+        """Log likelihood [n, ...] of every observed site and simulated data, for draws [n] and key data [n, 2]."""
 
         def evaluate(sites: JaxSites, key: jax.Array, numbers: Numbers) -> tuple[JaxSites, JaxSites]:
             observed = observed_sites(self.replayed(sites, numbers))

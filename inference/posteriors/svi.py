@@ -80,8 +80,8 @@ def svi(
         state = begin(*as_jax((problem.start,)))
         for start in range(0, steps, CHUNK):
             count = min(CHUNK, steps - start)
-            of_chunk = as_jax((rng.integers(0, 2**32, 2, dtype=np.uint32), np.float64(learning_rate), np.float64(steps)))
-            state, values = advance(state, numbers, count, *of_chunk)
+            seed = rng.integers(0, 2**32, 2, dtype=np.uint32)
+            state, values = advance(state, numbers, count, *as_jax((seed, *map(np.float64, (learning_rate, steps)))))
             losses.append(np.asarray(values)[:count])
             bar.update(count)
     history = np.concatenate(losses)

@@ -1,4 +1,4 @@
-"""Log probabilities of answers as functions of the logit and of a few auxiliary parameters, such as the strength of ties.
+"""Log probabilities of answers as functions of the logit and of auxiliary parameters, such as the strength of ties.
 
 With a link there are none; models of several answers have one (`Davidson`) or a few (`Graded`).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.special
@@ -65,6 +65,7 @@ class Curvatures(NamedTuple):
     auxiliary: np.ndarray
 
 
+@runtime_checkable
 class Answers(Protocol):
     """Log probabilities of answers given their logits eta [m] and the logarithms of k auxiliary parameters."""
 
