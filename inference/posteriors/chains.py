@@ -13,7 +13,8 @@ import numpy as np
 from numpyro.infer.hmc import hmc
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
-from tercet.inference.posteriors.programs import Numbers, Programs, Sharing, compiled_once
+from tercet.inference.posteriors.programs import Programs, Sharing
+from tercet.inference.posteriors.sharing import Numbers, compiled_once
 from tercet.models._inputs import as_jax
 
 CHUNK = 25

@@ -18,7 +18,8 @@ from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import UnconstrainedGaussian
 from tercet.inference.posteriors.posterior import Diagnostics
 from tercet.inference.posteriors.problem import Problem
-from tercet.inference.posteriors.programs import Numbers, Programs, compiled_once
+from tercet.inference.posteriors.programs import Programs
+from tercet.inference.posteriors.sharing import Numbers, compiled_once
 from tercet.inference.posteriors.sites import Model
 from tercet.models._inputs import KeyLike, as_generator, as_jax
 
