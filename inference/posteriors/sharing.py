@@ -44,13 +44,14 @@ def shared(bound: Bound, make: Callable[[Bind, Numbers], Made]) -> tuple[Made, N
     try:
         leaves, structure = partition(bound)
         hash(structure)
-        numbers = _as_numbers(leaves)
-        shapes = tuple((number.shape, str(number.dtype)) for number in numbers)
+    except (UnknownIdentityError, TypeError):  # what cannot be hashed raises a TypeError
+        return _unshared(bound, make)
+    numbers = _as_numbers(leaves)
+    shapes = tuple((number.shape, str(number.dtype)) for number in numbers)
+    try:
         return _kept(make, structure, shapes, jnp.result_type(float) == np.float64), numbers
     except jax.errors.JAXTypeError:
         return make(_with_constants(bound), ()), ()
-    except (UnknownIdentityError, TypeError):
-        return _unshared(bound, make)
 
 
 @lru_cache(maxsize=CACHED)
