@@ -176,12 +176,77 @@ def newton(
     precision : array [p, p], optional
         Minus the Hessian of this form at a point near `start`, where one is known: saves computing the first.
     """
+    search = _search(form, start, tolerance, max_steps, precision)
+    current, curvature = search.current, search.curvature
+    if not search.exact:
+        curvature = _Curvature.of(form.precision(current.eta))
+        if current.gradient_norm <= tolerance:  # one exact Newton step: the mode to rounding
+            polished = _Iterate.at(form, current.theta + curvature.solve(current.gradient))
+            current = polished if polished.gradient_norm < current.gradient_norm else current
+    solution = _solution(current, curvature.factor, tolerance, search.steps, search.stalled)
+    return Mode(solution, curvature.precision, curvature.factor, float(np.abs(current.eta).max()))
+
+
+class NearMode(NamedTuple):
+    """A point near the mode of a log-concave posterior, or on the way to it.
+
+    Attributes
+    ----------
+    point, gradient : where the search ended, and the gradient of the log posterior there
+    precision : minus the Hessian there [p, p], to 32-bit accuracy where that is quicker and safe
+    """
+
+    point: Float[np.ndarray, " p"]
+    gradient: Float[np.ndarray, " p"]
+    precision: Float[np.ndarray, "p p"]
+
+
+def near_point(form: ConcaveForm, point: np.ndarray) -> NearMode:
+    """Gradient and precision at a point, to 32-bit accuracy where that is quicker and safe."""
+    return _near(form, _Iterate.at(form, point))
+
+
+def near_mode(
+    form: ConcaveForm, start: np.ndarray, precision: np.ndarray, *, tolerance: float, max_steps: int = 100
+) -> NearMode:
+    """The mode to a looser tolerance than `newton`'s, with the precision there as of `near_point`.
+
+    Parameters
+    ----------
+    form, start, tolerance, max_steps : as for `newton`
+    precision : array [p, p], minus the Hessian of this form, or nearly so, at a point near `start`
+    """
+    search = _search(form, start, tolerance, max_steps, precision)
+    if search.exact:
+        return NearMode(search.current.theta, search.current.gradient, search.curvature.precision)
+    return _near(form, search.current)
+
+
+def _near(form: ConcaveForm, current: _Iterate) -> NearMode:
+    single = _float32_precision(form, current)
+    return NearMode(current.theta, current.gradient, form.precision(current.eta) if single is None else single)
+
+
+class _Search(NamedTuple):
+    """How far a search has come; `exact`: whether the curvature is the one at the current iterate."""
+
+    current: _Iterate
+    curvature: _Curvature
+    exact: bool
+    steps: int
+    stalled: bool
+
+
+def _search(
+    form: ConcaveForm, start: np.ndarray | None, tolerance: float, max_steps: int, precision: np.ndarray | None
+) -> _Search:
+    """Steps towards the mode until the gradient is within the tolerance."""
     if start is None and precision is None:
         start, precision = _warm_start(form, tolerance, max_steps)
     current = _Iterate.at(form, np.zeros(len(form.prior_precision)) if start is None else start)
     if precision is None:
         precision = _float32_precision(form, current)
-    exact = precision is None  # whether the precision is the one at the current iterate
+    exact = precision is None
     curvature = _Curvature.of(form.precision(current.eta) if precision is None else precision)
     steps, stalled = 0, False
     while current.gradient_norm > tolerance and steps < max_steps:
@@ -195,13 +260,7 @@ def newton(
         exact = following is None or curvature.needs_refresh
         if exact:
             curvature = _Curvature.of(form.precision(current.eta))
-    if not exact:
-        curvature = _Curvature.of(form.precision(current.eta))
-        if current.gradient_norm <= tolerance:  # one exact Newton step: the mode to rounding
-            polished = _Iterate.at(form, current.theta + curvature.solve(current.gradient))
-            current = polished if polished.gradient_norm < current.gradient_norm else current
-    solution = _solution(current, curvature.factor, tolerance, steps, stalled)
-    return Mode(solution, curvature.precision, curvature.factor, float(np.abs(current.eta).max()))
+    return _Search(current, curvature, exact, steps, stalled)
 
 
 def _solution(end: _Iterate, factor: np.ndarray, tolerance: float, steps: int, stalled: bool) -> Solution:

@@ -14,6 +14,7 @@ from tercet.inference.posteriors.mode import curvature_factor, find_mode, gaussi
 from tercet.inference.posteriors.newton import Mode, log_evidence, newton
 from tercet.inference.posteriors.options import LaplaceOptions
 from tercet.inference.posteriors.problem import ConditionedProblem, Problem
+from tercet.inference.preferences.scale_search import search_scale
 from tercet.models._inputs import KeyLike
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
@@ -28,11 +29,13 @@ class LearnedScale(NamedTuple):
     Attributes
     ----------
     prior_sd : prior sd of the reward difference of two random items
-    mode : array [p], the parameters at the mode under this scale; None on the general route
+    mode : array [p], the parameters at the mode under this scale, nearly; None on the general route
+    precision : array [p, p], minus the Hessian of the log posterior there, nearly; None on the general route
     """
 
     prior_sd: float
-    mode: np.ndarray | None
+    mode: np.ndarray | None = None
+    precision: np.ndarray | None = None
 
 
 Evidence = Callable[[float], float]
@@ -45,8 +48,8 @@ def learn_prior_sd(
     """Learn the prior sd of the reward difference of two random items by its Laplace evidence.
 
     log Z(s) = log p(y | theta_s) + log p(theta_s | s) + p/2 log 2 pi - 1/2 log det H_s, theta_s the mode under s.
-    The mode of log s is found by Brent's method, each fit starting from the last, under the half-Normal prior of s
-    that NUTS and SVI use too: with a few dozen comparisons the evidence alone can be largest at 0 or at infinity (on
+    The mode of log s is found under the half-Normal prior of s that NUTS and SVI use too, for linear forms by
+    `search_scale`, else by Brent's method, each fit starting from the last: with a few dozen comparisons the evidence alone can be largest at 0 or at infinity (on
     real ratings and preferences with 50 to 200 labels the prior lowered the test log loss in every case, by .001 to
     .009).
 
@@ -56,11 +59,15 @@ def learn_prior_sd(
     """
     low, high = (math.log(bound) for bound in options.prior_sd_range)
     if model.has_linear_form:
-        evidence, modes = linear_evidence(model.with_prior_sd(1.0).linear_form(items, comparisons), options)
+        form = model.with_prior_sd(1.0).linear_form(items, comparisons)
+        found = search_scale(form, options)
+        if found is not None:
+            return LearnedScale(math.exp(found.log_sd), found.mode, found.precision)
+        evidence, modes = linear_evidence(form, options)
         best = _maximise(evidence, low, high)
         return LearnedScale(math.exp(best), modes[best])
     evidence = general_evidence(model, items, comparisons, key=key, options=options)
-    return LearnedScale(math.exp(_maximise(evidence, low, high)), None)
+    return LearnedScale(math.exp(_maximise(evidence, low, high)))
 
 
 def _maximise(evidence: Evidence, low: float, high: float) -> float:
