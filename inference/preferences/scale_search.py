@@ -34,9 +34,9 @@ SCALES = 12  # largest number of scales at which A is computed
 KEPT = 3  # of them, between how many A is interpolated
 STEPS, LONGEST = 30, 1.5  # to a stationary point of the interpolated objective: largest number, longest in log scale
 ENOUGH = 0.1  # share of the way to a stationary point that its last step may be
-PRECISE, SPREAD, NEAR, APART = 2e-4, 1e-2, 0.03, 1e-2  # of log scales: see `_is_found` and `search_scale`
+PRECISE, SPREAD, NEAR, APART = 2e-4, 1e-2, 0.03, 5e-3  # of log scales: see `_is_found` and `search_scale`
 LOOSE = 1e-7  # gradient at a mode, relative to that of its prior, from where one Newton step leads to it
-SAMPLE = 1024  # observations from which the first A' is guessed
+SAMPLE = int(__import__('os').environ.get('SAMPLE','1024'))  # observations from which the first A' is guessed
 DIFFERENCE = 0.1  # in log scale, over which it is guessed
 
 
@@ -129,7 +129,7 @@ def _is_found(objective: _Objective, knowns: Sequence[_Known], log_sd: float) ->
     the same maximum, its error being larger by 1 / (distance to the scale that it lacks).
     """
     distances = sorted(abs(log_sd - known.log_sd) for known in knowns)
-    if len(knowns) < 2 or distances[0] > NEAR or math.prod(distances[1:]) > SPREAD:
+    if len(knowns) < 2 or distances[0] > NEAR or math.prod(distances[1:]) > (SPREAD if len(knowns) > 2 else 1.1 * APART):
         return False
     simpler = objective.inside(log_sd + objective.estimate(knowns[1:], log_sd).step)
     return abs(simpler - log_sd) * distances[-1] <= PRECISE
@@ -193,24 +193,26 @@ class _Objective:
         """
         near = near_point(self.scaled(self.form, 0.0), np.zeros_like(self.form.prior_precision))
         hessian = self.add_prior(near.precision, 0.0, -1.0)
-        zero = _Known(0.0, near.point, near.point, hessian, near.gradient, 0.0)
-        log_sd, first = self.stationary([zero], self.inside(0.0))
-        hessian *= math.exp(self.log_trace(log_sd, first.mode) - self.log_trace(log_sd, zero.mode))
-        gradient = self.scaled(self.form, log_sd).value_and_gradient(first.mode)[1] + self.pulled(log_sd, first.mode)
-        growth = self.growth(log_sd, first.mode, first.velocity)
-        there = _Known(log_sd, first.mode, first.velocity, hessian, hessian @ first.mode + gradient, growth)
-        return self.stationary([there], log_sd)
+        start = self.inside(0.0)
+        first = self.estimate([_Known(0.0, near.point, near.point, hessian, near.gradient, 0.0)], start)
+        inverse = _inverse(factorise(first.precision))
+        hessian *= math.exp(self.log_size(start, first.mode, inverse) - self.log_size(start, near.point, inverse))
+        gradient = self.scaled(self.form, start).value_and_gradient(first.mode)[1] + self.pulled(start, first.mode)
+        growth = self.growth(start, first.mode, first.velocity, inverse)
+        pull = hessian @ first.mode + gradient
+        return self.stationary([_Known(start, first.mode, first.velocity, hessian, pull, growth)], start)
 
-    def log_trace(self, log_sd: float, theta: np.ndarray) -> float:
-        """Log of the trace of A in the sample."""
+    def log_size(self, log_sd: float, theta: np.ndarray, inverse: np.ndarray) -> float:
+        """Log of tr H^-1 A(theta) in the sample, for some H^-1."""
         sample = self.scaled(self.sample, log_sd)
-        trace = near_point(sample, theta).precision.trace() - sample.prior_precision.sum()
-        return math.log(max(float(trace), 1e-300))
+        hessian = near_point(sample, theta).precision
+        hessian[np.diag_indices(len(hessian))] -= sample.prior_precision
+        return math.log(max(_trace(inverse, hessian), 1e-300))
 
-    def growth(self, log_sd: float, mode: np.ndarray, velocity: np.ndarray) -> float:
-        """d log tr A / dt in the sample, as the mode moves with this velocity."""
-        after, before = (self.log_trace(log_sd, mode + change * velocity) for change in (DIFFERENCE, -DIFFERENCE))
-        return (after - before) / (2.0 * DIFFERENCE)
+    def growth(self, log_sd: float, mode: np.ndarray, velocity: np.ndarray, inverse: np.ndarray) -> float:
+        """Tr H^-1 A' / tr H^-1 A in the sample, as the mode moves with this velocity."""
+        sizes = [self.log_size(log_sd, mode + change * velocity, inverse) for change in (-DIFFERENCE, DIFFERENCE)]
+        return (sizes[1] - sizes[0]) / (2.0 * DIFFERENCE)
 
     def known(self, log_sd: float, estimate: _Estimate, growth: float | None) -> _Known:
         """The mode under a scale, from an estimate of it, and A there; its growth where it is not given."""
@@ -225,7 +227,7 @@ class _Objective:
         factor = factorise(near.precision)
         mode = near.point + _solve(factor, near.gradient)
         velocity = _solve(factor, 2.0 * self.pulled(log_sd, mode))
-        growth = self.growth(log_sd, mode, velocity) if growth is None else growth
+        growth = self.growth(log_sd, mode, velocity, _inverse(factor)) if growth is None else growth
         pull = near.precision @ mode
         return _Known(log_sd, mode, velocity, self.add_prior(near.precision, log_sd, -1.0), pull, growth)
 
@@ -260,7 +262,7 @@ class _Objective:
                 raise
             return self.estimate(knowns[-1:], log_sd)  # a polynomial means nothing so far out
         mode, velocity = self._mode(knowns, log_sd, values, factor)
-        inverse, _ = scipy.linalg.lapack.dpotri(factor, lower=1)  # its lower triangle
+        inverse = _inverse(factor)
         moving = sum(slope * _trace(inverse, known.hessian) for slope, known in zip(slopes, knowns, strict=True))
         prior, own, head = self.prior(log_sd), mode[: self.head], inverse[: self.head, : self.head]
         size, free = float(prior @ np.square(own)), float(prior @ head.diagonal())
@@ -305,6 +307,11 @@ def _cubic(a: _Known, b: _Known, log_sd: float) -> tuple[np.ndarray, np.ndarray]
 
 def _solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.asarray(scipy.linalg.cho_solve((factor, True), right))
+
+
+def _inverse(factor: np.ndarray) -> np.ndarray:
+    """The lower triangle of the inverse of L L'."""
+    return np.asarray(scipy.linalg.lapack.dpotri(factor, lower=1)[0])
 
 
 def _trace(lower: np.ndarray, matrix: np.ndarray) -> float:
