@@ -52,7 +52,7 @@ def _exact(
     options: LaplaceOptions,
     learned: LearnedScale | None,
 ) -> SiteGaussian:
-    form = model.linear_form(items, comparisons)
+    form = model.linear_form(items, comparisons) if learned is None or learned.form is None else learned.form
     assert model.prior_sd is not None
     flat = is_flat(model.prior_sd)
     if flat:
