@@ -48,7 +48,7 @@ format: $(VENV)/.dev
 # mypy sees the rooms where they are imported, through links.
 types: $(VENV)/.dev
 	@mkdir -p .typing/tercet
-	@ln -sfn ../../src/tercet/__init__.py .typing/tercet/__init__.py
+	@for file in __init__ compilation_cache; do ln -sfn ../../src/tercet/$$file.py .typing/tercet/$$file.py; done
 	@for room in models inference designs datasets plots; do ln -sfn ../../$$room .typing/tercet/$$room; done
 	$(BIN)/mypy
 

@@ -196,7 +196,8 @@ def documented_modules() -> Iterator[Any]:
     for path in MODULES:
         if ">>>" in path.read_text(encoding="utf-8"):
             slow = [pytest.mark.slow] if path.stem in SLOW_EXAMPLES else []
-            yield pytest.param(".".join(("tercet", *path.relative_to(ROOT).with_suffix("").parts)), marks=slow)
+            parts = path.relative_to(ROOT / "src" if path.is_relative_to(ROOT / "src") else ROOT).with_suffix("").parts
+            yield pytest.param(".".join(dict.fromkeys(("tercet", *parts))), marks=slow)
 
 
 @pytest.mark.filterwarnings("ignore:the chains have not converged")  # examples are short
