@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
-import scipy.stats
 
 from tercet.inference.posteriors.mode import curvature_factor, find_mode, gaussian_evidence
 from tercet.inference.posteriors.newton import Mode, log_evidence, newton
@@ -83,7 +82,8 @@ def _maximise(evidence: Evidence, low: float, high: float) -> float:
 
 def log_hyperprior(log_sd: float) -> float:
     """Log density of log s where s ~ half-Normal(HYPERPRIOR_SD), the prior that NUTS and SVI use."""
-    return float(scipy.stats.halfnorm.logpdf(math.exp(log_sd), scale=HYPERPRIOR_SD)) + log_sd
+    ratio = math.exp(log_sd) / HYPERPRIOR_SD
+    return 0.5 * math.log(2.0 / math.pi) - math.log(HYPERPRIOR_SD) - 0.5 * ratio**2 + log_sd
 
 
 def linear_evidence(form: LinearForm, options: LaplaceOptions) -> tuple[Evidence, dict[float, np.ndarray]]:

@@ -47,7 +47,7 @@ def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> Path
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    given = path if path is not None else jax.config.jax_compilation_cache_dir
+    given = path if path is not None else jax.config.values["jax_compilation_cache_dir"]
     folder = _of_the_user() if given is None else Path(given).expanduser().absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,10 +58,14 @@ def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> Path
             f"the folder for compiled programs, {folder}, cannot be written to ({error.strerror or error}): give "
             "enable_compilation_cache(path) one that can."
         ) from error
-    jax.config.update("jax_enable_compilation_cache", True)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    settings = {
+        "jax_enable_compilation_cache": True,
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)  # type: ignore[no-untyped-call]
     compilation_cache.reset_cache()  # JAX decides once, at the first program, whether and where it keeps them
     return folder
 
