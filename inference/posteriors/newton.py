@@ -1,8 +1,8 @@
-"""Damped Newton for log-concave posteriors: the mode to a gradient of 1e-8 and the precision there, in 64 bit."""
+"""Damped Newton for posteriors with a linear predictor: the mode to 1e-8 and the precision there, in 64 bit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,8 +18,11 @@ LEAST_STEP = 1e-10  # share of a Newton step below which the line search gives u
 
 
 @runtime_checkable
-class ConcaveForm(Protocol):
-    """A log-concave log posterior with a Gaussian prior, theta [p] entering through a linear predictor eta [m]."""
+class Form(Protocol):
+    """A log posterior with a Gaussian prior, theta [p] entering through a linear predictor eta [m] and a few others.
+
+    It is concave, or nearly: where its Hessian is indefinite, steps are taken by the expected one.
+    """
 
     @property
     def prior_precision(self) -> np.ndarray:
@@ -35,11 +38,15 @@ class ConcaveForm(Protocol):
         """Log posterior up to a constant, its gradient [p], and eta [m]."""
         ...
 
-    def precision(self, eta: np.ndarray, single: bool = False) -> np.ndarray:
-        """Minus the Hessian [p, p] at eta; `single`: to 32-bit accuracy."""
+    def precision(self, theta: np.ndarray, eta: np.ndarray, single: bool = False) -> np.ndarray:
+        """Minus the Hessian [p, p] at theta, with its eta; `single`: to 32-bit accuracy."""
         ...
 
-    def subsample(self, step: int) -> ConcaveForm:
+    def expected_precision(self, theta: np.ndarray, eta: np.ndarray) -> np.ndarray:
+        """The Fisher information [p, p] of the observations at theta plus the prior precision."""
+        ...
+
+    def subsample(self, step: int) -> Form:
         """Every step-th observation, with `step` times its weight."""
         ...
 
@@ -98,7 +105,7 @@ class _Iterate(NamedTuple):
     eta: np.ndarray
 
     @classmethod
-    def at(cls, form: ConcaveForm, theta: np.ndarray) -> _Iterate:
+    def at(cls, form: Form, theta: np.ndarray) -> _Iterate:
         return cls(theta, *form.value_and_gradient(theta))
 
     @property
@@ -116,18 +123,28 @@ class _Curvature:
     Attributes
     ----------
     precision, factor : minus the Hessian where it was last computed, and its lower Cholesky factor
+    expected : whether that is the expected Hessian, the actual one being indefinite
     secants : steps s since, the falls y of the gradient along them, and 1 / s'y
     norms : gradient norms since
     """
 
     precision: np.ndarray
     factor: np.ndarray
+    expected: bool = False
     secants: tuple[tuple[np.ndarray, np.ndarray, float], ...] = ()
     norms: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, precision: np.ndarray) -> _Curvature:
-        return cls(precision, factorise(precision))
+    def of(cls, precision: np.ndarray, expected: bool = False) -> _Curvature:
+        return cls(precision, factorise(precision), expected)
+
+    @classmethod
+    def at(cls, form: Form, point: _Iterate) -> _Curvature:
+        """The precision at a point; the expected one where that is not positive definite."""
+        try:
+            return cls.of(form.precision(point.theta, point.eta))
+        except SingularPrecisionError:
+            return cls.of(form.expected_precision(point.theta, point.eta), expected=True)
 
     def solve(self, gradient: np.ndarray) -> np.ndarray:
         """The Newton step, by the two-loop recursion: Nocedal and Wright (2006), algorithm 7.4."""
@@ -145,7 +162,7 @@ class _Curvature:
         s, y = new.theta - old.theta, old.gradient - new.gradient
         curvature = float(s @ y)
         secants = (*self.secants, (s, y, 1.0 / curvature)) if curvature > 0.0 else self.secants
-        return _Curvature(self.precision, self.factor, secants, (*self.norms, new.gradient_norm))
+        return replace(self, secants=secants, norms=(*self.norms, new.gradient_norm))
 
     @property
     def needs_refresh(self) -> bool:
@@ -154,22 +171,22 @@ class _Curvature:
 
 
 def newton(
-    form: ConcaveForm,
+    form: Form,
     start: np.ndarray | None = None,
     *,
     tolerance: float = 1e-8,
     max_steps: int = 100,
     precision: np.ndarray | None = None,
 ) -> Mode:
-    """Maximise a log-concave log posterior.
+    """Maximise a log posterior that is concave, or nearly.
 
     Steps are halved until the log posterior rises (undamped Newton diverges on separable data). A Hessian is kept,
-    corrected by L-BFGS, for as long as the gradient keeps halving; the precision of the result is always that at the
-    mode.
+    corrected by L-BFGS, for as long as the gradient keeps halving; where it is indefinite the expected one takes its
+    place. The precision of the result is always that at the mode.
 
     Parameters
     ----------
-    form : ConcaveForm
+    form : Form
     start : array [p], optional (zeros)
     tolerance : largest absolute entry of the gradient at the mode
     max_steps : largest number of passes over the data
@@ -178,8 +195,8 @@ def newton(
     """
     search = _search(form, start, tolerance, max_steps, precision)
     current, curvature = search.current, search.curvature
-    if not search.exact:
-        curvature = _Curvature.of(form.precision(current.eta))
+    if not search.exact or curvature.expected:
+        curvature = _Curvature.of(form.precision(current.theta, current.eta))
         if current.gradient_norm <= tolerance:  # one exact Newton step: the mode to rounding
             polished = _Iterate.at(form, current.theta + curvature.solve(current.gradient))
             current = polished if polished.gradient_norm < current.gradient_norm else current
@@ -201,13 +218,13 @@ class NearMode(NamedTuple):
     precision: Float[np.ndarray, "p p"]
 
 
-def near_point(form: ConcaveForm, point: np.ndarray) -> NearMode:
+def near_point(form: Form, point: np.ndarray) -> NearMode:
     """Gradient and precision at a point, to 32-bit accuracy where that is quicker and safe."""
     return _near(form, _Iterate.at(form, point))
 
 
 def near_mode(
-    form: ConcaveForm, start: np.ndarray, precision: np.ndarray, *, tolerance: float, max_steps: int = 100
+    form: Form, start: np.ndarray, precision: np.ndarray, *, tolerance: float, max_steps: int = 100
 ) -> NearMode:
     """The mode to a looser tolerance than `newton`'s, with the precision there as of `near_point`.
 
@@ -217,14 +234,16 @@ def near_mode(
     precision : array [p, p], minus the Hessian of this form, or nearly so, at a point near `start`
     """
     search = _search(form, start, tolerance, max_steps, precision)
-    if search.exact:
+    if search.exact and not search.curvature.expected:
         return NearMode(search.current.theta, search.current.gradient, search.curvature.precision)
     return _near(form, search.current)
 
 
-def _near(form: ConcaveForm, current: _Iterate) -> NearMode:
-    single = _float32_precision(form, current)
-    return NearMode(current.theta, current.gradient, form.precision(current.eta) if single is None else single)
+def _near(form: Form, current: _Iterate) -> NearMode:
+    precision = _float32_precision(form, current)
+    if precision is None:
+        precision = form.precision(current.theta, current.eta)
+    return NearMode(current.theta, current.gradient, precision)
 
 
 class _Search(NamedTuple):
@@ -238,7 +257,7 @@ class _Search(NamedTuple):
 
 
 def _search(
-    form: ConcaveForm, start: np.ndarray | None, tolerance: float, max_steps: int, precision: np.ndarray | None
+    form: Form, start: np.ndarray | None, tolerance: float, max_steps: int, precision: np.ndarray | None
 ) -> _Search:
     """Steps towards the mode until the gradient is within the tolerance."""
     if start is None and precision is None:
@@ -247,7 +266,7 @@ def _search(
     if precision is None:
         precision = _float32_precision(form, current)
     exact = precision is None
-    curvature = _Curvature.of(form.precision(current.eta) if precision is None else precision)
+    curvature = _Curvature.at(form, current) if precision is None else _Curvature.of(precision)
     steps, stalled = 0, False
     while current.gradient_norm > tolerance and steps < max_steps:
         following = _line_search(form, current, curvature.solve(current.gradient))
@@ -259,7 +278,7 @@ def _search(
             curvature, current = curvature.after(current, following), following
         exact = following is None or curvature.needs_refresh
         if exact:
-            curvature = _Curvature.of(form.precision(current.eta))
+            curvature = _Curvature.at(form, current)
     return _Search(current, curvature, exact, steps, stalled)
 
 
@@ -272,7 +291,7 @@ def _solution(end: _Iterate, factor: np.ndarray, tolerance: float, steps: int, s
     return Solution(end.theta, -end.value, -end.gradient, decrement, steps, converged, reason)
 
 
-def _warm_start(form: ConcaveForm, tolerance: float, max_steps: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _warm_start(form: Form, tolerance: float, max_steps: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Mode and precision of a subsample where there are very many observations: a start, and its Hessian."""
     if form.size < SUBSAMPLE * ROWS_PER_PARAMETER * len(form.prior_precision):
         return None, None
@@ -283,17 +302,17 @@ def _warm_start(form: ConcaveForm, tolerance: float, max_steps: int) -> tuple[np
     return (fit.point, fit.precision) if fit.solution.converged else (None, None)
 
 
-def _float32_precision(form: ConcaveForm, start: _Iterate) -> np.ndarray | None:
+def _float32_precision(form: Form, start: _Iterate) -> np.ndarray | None:
     """Minus the Hessian at the start to 32-bit accuracy, where it is large: half the cost, and enough to set out."""
     if len(start.theta) < FLOAT32_SIZE or form.prior_precision.min() <= 0.0:
         return None
-    precision = form.precision(start.eta, True)
+    precision = form.precision(start.theta, start.eta, True)
     # Below this floor rounding in 32 bit could make it indefinite: then the exact Hessian is needed.
     floor = 1e-4 * precision.diagonal().max()
     return precision if form.prior_precision.min() > floor else None
 
 
-def _line_search(form: ConcaveForm, current: _Iterate, direction: np.ndarray) -> _Iterate | None:
+def _line_search(form: Form, current: _Iterate, direction: np.ndarray) -> _Iterate | None:
     """The first of the halved steps that raises the log posterior enough; None where none does."""
     slope = float(current.gradient @ direction)
     rounding = 1e-14 * abs(current.value) + 1e-300
@@ -308,7 +327,7 @@ def _line_search(form: ConcaveForm, current: _Iterate, direction: np.ndarray) ->
     return None
 
 
-def log_evidence(form: ConcaveForm, mode: Mode) -> float:
+def log_evidence(form: Form, mode: Mode) -> float:
     """Log Z by Laplace: log joint density + p/2 log 2 pi - log|L|, L L' the precision at the mode."""
     determinant = float(np.log(mode.factor.diagonal()).sum())
     size = len(mode.point)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 import scipy.optimize
 
 from tercet.inference.posteriors.mode import curvature_factor, find_mode, gaussian_evidence
 from tercet.inference.posteriors.newton import Mode, log_evidence, newton
 from tercet.inference.posteriors.options import LaplaceOptions
-from tercet.inference.posteriors.problem import ConditionedProblem, Problem
+from tercet.inference.posteriors.problem import Problem
 from tercet.inference.preferences.scale_search import search_scale, with_scale
 from tercet.models._inputs import KeyLike
 from tercet.models.items.items import Items
@@ -28,14 +29,14 @@ class LearnedScale(NamedTuple):
     Attributes
     ----------
     prior_sd : prior sd of the reward difference of two random items
+    mode : array [p], the parameters at the mode under this scale (of a linear form nearly)
     form : the linear form under this scale; None on the general route
-    mode : array [p], the parameters at its mode, nearly
-    precision : array [p, p], minus the Hessian of the log posterior there, nearly
+    precision : array [p, p], minus the Hessian of the log posterior there, nearly, where it is known
     """
 
     prior_sd: float
+    mode: np.ndarray
     form: LinearForm | None = None
-    mode: np.ndarray | None = None
     precision: np.ndarray | None = None
 
 
@@ -63,12 +64,13 @@ def learn_prior_sd(
         form = model.with_prior_sd(1.0).linear_form(items, comparisons)
         found = search_scale(form, options)
         if found is not None:
-            return LearnedScale(math.exp(found.log_sd), found.form, found.mode, found.precision)
+            return LearnedScale(math.exp(found.log_sd), found.mode, found.form, found.precision)
         evidence, modes = linear_evidence(form, options)
         best = _maximise(evidence, low, high)
-        return LearnedScale(math.exp(best), with_scale(form, best), modes[best])
-    evidence = general_evidence(model, items, comparisons, key=key, options=options)
-    return LearnedScale(math.exp(_maximise(evidence, low, high)))
+        return LearnedScale(math.exp(best), modes[best], with_scale(form, best))
+    evidence, modes = general_evidence(model, items, comparisons, key=key, options=options)
+    best = _maximise(evidence, low, high)
+    return LearnedScale(math.exp(best), modes[best])
 
 
 def _maximise(evidence: Evidence, low: float, high: float) -> float:
@@ -111,19 +113,21 @@ def linear_evidence(form: LinearForm, options: LaplaceOptions) -> tuple[Evidence
 
 def general_evidence(
     model: ComparisonModel, items: Items, comparisons: Comparisons, *, key: KeyLike, options: LaplaceOptions
-) -> Evidence:
-    """Evidence of a comparison model without a linear form at scales of its prior; its programs are compiled once."""
-    problem = Problem(model.with_prior_sd(None), (items, comparisons), {}, key, x64=True)
-    conditioned = ConditionedProblem.on(problem, "prior_sd", 0.0)
-    last = conditioned.start
+) -> tuple[Evidence, dict[float, np.ndarray]]:
+    """Evidence of a comparison model without a linear form at scales of its prior, and the modes found on the way.
+
+    The scale is a number that the programs of the posterior take: those of the first scale serve all others.
+    """
+    start = root = None
+    modes: dict[float, np.ndarray] = {}
 
     def evidence(log_sd: float) -> float:
-        nonlocal last
-        scaled = conditioned.at(log_sd)
-        mode = find_mode(scaled, last, options)
-        last = mode.point
-        value = gaussian_evidence(mode.value, curvature_factor(scaled, mode.point, options))
-        # The potential includes the hyperprior of the scale and its Jacobian; the evidence does not.
-        return value - log_hyperprior(log_sd)
+        nonlocal start, root
+        problem = Problem(model.with_prior_sd(math.exp(log_sd)), (items, comparisons), {}, key, x64=True)
+        mode = find_mode(problem, problem.start if start is None else start, options, root)
+        factor = curvature_factor(problem, mode.point, options)
+        start, root = mode.point, scipy.linalg.solve_triangular(factor, np.eye(len(factor)), lower=True).T
+        modes[log_sd] = mode.point
+        return gaussian_evidence(mode.value, factor)
 
-    return evidence
+    return evidence, modes
