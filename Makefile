@@ -59,6 +59,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/local_regression.py
 	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/dask_pairs.py
+	$(BIN)/python benchmarks/accelerator.py build/benchmarks/accelerator.json
 
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py --smoke
@@ -68,6 +69,7 @@ bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/spatial_study.py --smoke
 	$(BIN)/python benchmarks/rewards.py --smoke
 	$(BIN)/python benchmarks/dask_pairs.py --smoke
+	$(BIN)/python benchmarks/accelerator.py --smoke
 	$(BIN)/python benchmarks/pointwise_study.py --smoke
 	$(BIN)/python benchmarks/design_study.py --smoke
 
