@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from tercet.inference.posteriors.minimise import DECREMENT_TOLERANCE, GRADIENT_REASON, STALLED_REASON, Solution
 
-SUBSAMPLE, ROWS_PER_PARAMETER = 16, 200  # a subsample gives a good start where it has so many rows a parameter
+ENOUGH = 1e-4  # part of the gradient at zero that is left of that of a subsample
+SUBSAMPLE, ROWS_PER_PARAMETER = 16, 50  # a subsample gives a good start where it has so many rows a parameter
 FLOAT32_SIZE = 512  # parameters from which on the first Hessian is worth computing in 32 bit
 PATIENCE = 5  # steps over which the gradient has to fall by 2^-5 for the Hessian to be kept
 LEAST_STEP = 1e-10  # share of a Newton step below which the line search gives up
@@ -204,6 +205,22 @@ def newton(
     return Mode(solution, curvature.precision, curvature.factor, float(np.abs(current.eta).max()))
 
 
+def mode_alone(form: Form, *, tolerance: float = 1e-8, max_steps: int = 100) -> Solution:
+    """The mode without the precision there, as by `newton`: the first Hessian, of a subsample where that will do.
+
+    Parameters
+    ----------
+    form, tolerance, max_steps : as for `newton`
+
+    Returns
+    -------
+    Solution
+        Its decrement is that of the Hessian that was computed last.
+    """
+    search = _search(form, None, tolerance, max_steps, None)
+    return _solution(search.current, search.curvature.factor, tolerance, search.steps, search.stalled)
+
+
 class NearMode(NamedTuple):
     """A point near the mode of a log-concave posterior, or on the way to it.
 
@@ -220,7 +237,8 @@ class NearMode(NamedTuple):
 
 def near_point(form: Form, point: np.ndarray) -> NearMode:
     """Gradient and precision at a point, to 32-bit accuracy where that is quicker and safe."""
-    return _near(form, _Iterate.at(form, point))
+    current = _Iterate.at(form, point)
+    return NearMode(point, current.gradient, _quick_precision(form, current))
 
 
 def near_mode(
@@ -233,17 +251,7 @@ def near_mode(
     form, start, tolerance, max_steps : as for `newton`
     precision : array [p, p], minus the Hessian of this form, or nearly so, at a point near `start`
     """
-    search = _search(form, start, tolerance, max_steps, precision)
-    if search.exact and not search.curvature.expected:
-        return NearMode(search.current.theta, search.current.gradient, search.curvature.precision)
-    return _near(form, search.current)
-
-
-def _near(form: Form, current: _Iterate) -> NearMode:
-    precision = _float32_precision(form, current)
-    if precision is None:
-        precision = form.precision(current.theta, current.eta)
-    return NearMode(current.theta, current.gradient, precision)
+    return _near(form, _search(form, start, tolerance, max_steps, precision))
 
 
 class _Search(NamedTuple):
@@ -292,14 +300,23 @@ def _solution(end: _Iterate, factor: np.ndarray, tolerance: float, steps: int, s
 
 
 def _warm_start(form: Form, tolerance: float, max_steps: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Mode and precision of a subsample where there are very many observations: a start, and its Hessian."""
+    """Mode and precision of a subsample, roughly, where there are very many observations: a start, and its Hessian.
+
+    The subsample may start from one of its own. Chance leaves a gradient of the whole at its mode beside which what is
+    left of its own is small.
+    """
     if form.size < SUBSAMPLE * ROWS_PER_PARAMETER * len(form.prior_precision):
         return None, None
+    part = form.subsample(SUBSAMPLE)
+    enough = max(tolerance, ENOUGH * _Iterate.at(part, np.zeros(len(form.prior_precision))).gradient_norm)
     try:
-        fit = newton(form.subsample(SUBSAMPLE), None, tolerance=tolerance, max_steps=max_steps)
+        search = _search(part, None, enough, max_steps, None)
     except SingularPrecisionError:
         return None, None
-    return (fit.point, fit.precision) if fit.solution.converged else (None, None)
+    if search.current.gradient_norm > enough:
+        return None, None
+    near = _near(part, search)
+    return near.point, near.precision
 
 
 def _float32_precision(form: Form, start: _Iterate) -> np.ndarray | None:
@@ -310,6 +327,19 @@ def _float32_precision(form: Form, start: _Iterate) -> np.ndarray | None:
     # Below this floor rounding in 32 bit could make it indefinite: then the exact Hessian is needed.
     floor = 1e-4 * precision.diagonal().max()
     return precision if form.prior_precision.min() > floor else None
+
+
+def _quick_precision(form: Form, current: _Iterate) -> np.ndarray:
+    """Minus the Hessian at an iterate, to 32-bit accuracy where that is quicker and safe."""
+    precision = _float32_precision(form, current)
+    return form.precision(current.theta, current.eta) if precision is None else precision
+
+
+def _near(form: Form, search: _Search) -> NearMode:
+    """The end of a search with the precision there."""
+    current, known = search.current, search.exact and not search.curvature.expected
+    precision = search.curvature.precision if known else _quick_precision(form, current)
+    return NearMode(current.theta, current.gradient, precision)
 
 
 def _line_search(form: Form, current: _Iterate, direction: np.ndarray) -> _Iterate | None:
