@@ -43,7 +43,7 @@ def linear_noise_moments(
     starts: Float[Array, "n d"],
     times: jax.typing.ArrayLike,
     *,
-    substeps: int = 10,
+    substeps: int | Array = 10,
     covariance: Array | None = None,
     scale: jax.typing.ArrayLike | None = None,
     flow: bool = False,
@@ -55,7 +55,8 @@ def linear_noise_moments(
     sde, theta : the reference and its parameters
     starts : array [n, d]
     times : array [K + 1], or [K + 1, n] where particles have times of their own
-    substeps : fourth-order Runge-Kutta steps per interval; the error falls as substeps^-4
+    substeps : fourth-order Runge-Kutta steps per interval; the error falls as substeps^-4. An integer array serves any
+        number with one program, which is differentiated forwards only
     covariance : array [d, d] or [n, d, d], of the starts; default zero
     scale : length scale of the data, in units of which a path counts as exploded; default the largest absolute start
     flow : also give the derivative of the mean in the start
@@ -89,7 +90,7 @@ def _affine(
     clock: Array,
     *,
     covariance: Array | None,
-    substeps: int,
+    substeps: int | Array,
     size: Array,
 ) -> TransitionMoments:
     """Integrate one particle, at the mean of the starts; the others follow by the flow, which they share."""
@@ -109,7 +110,7 @@ def _affine(
 
 
 def _integrate(
-    sde: ReferenceSDE, theta: Theta, begin: TransitionMoments, clock: Array, *, substeps: int, size: Array
+    sde: ReferenceSDE, theta: Theta, begin: TransitionMoments, clock: Array, *, substeps: int | Array, size: Array
 ) -> TransitionMoments:
     """Classical Runge-Kutta in a scan of scans; in reverse the inner one is run again, so memory grows as K."""
 
@@ -118,8 +119,7 @@ def _integrate(
         return slopes
 
     # The four stages are a loop of their own: written out, the derivatives take three times as long to compile.
-    ahead, share = jnp.array([0.0, 0.5, 0.5, 1.0]), jnp.array([1.0, 2.0, 2.0, 1.0]) / 6.0
-    nodes = (ahead.astype(clock.dtype), share.astype(clock.dtype))
+    nodes = runge_kutta_nodes(clock.dtype)
 
     @jax.checkpoint
     def interval(y: TransitionMoments, ends: tuple[Array, Array]) -> tuple[TransitionMoments, TransitionMoments]:
@@ -139,11 +139,20 @@ def _integrate(
             (_, _, _, total), _ = jax.lax.scan(stage, (start + i * h, y, zero, y), nodes)
             return total, None
 
-        y, _ = jax.lax.scan(step, y, jnp.arange(substeps, dtype=h.dtype))
+        if isinstance(substeps, int):
+            y, _ = jax.lax.scan(step, y, jnp.arange(substeps, dtype=h.dtype))
+        else:
+            y = jax.lax.fori_loop(0, substeps, lambda i, y: step(y, i.astype(h.dtype))[0], y)
         return y, y
 
     later: TransitionMoments = jax.lax.scan(interval, begin, (clock[:-1], clock[1:]))[1]
     return later
+
+
+def runge_kutta_nodes(dtype: np.dtype) -> tuple[Array, Array]:
+    """Where the four stages of a step evaluate the slope, and their shares; made by NumPy, which compiles nothing."""
+    ahead, share = np.array([0.0, 0.5, 0.5, 1.0]), np.array([1.0, 2.0, 2.0, 1.0]) / 6.0
+    return jnp.asarray(ahead.astype(dtype)), jnp.asarray(share.astype(dtype))
 
 
 def _add(y: Tree, slope: Tree, h: Array) -> Tree:

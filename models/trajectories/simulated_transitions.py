@@ -20,7 +20,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tercet.models._inputs import KeyLike, as_jax, as_key
-from tercet.models.trajectories.linear_noise import FAR, TransitionMoments, data_scale, linear_noise_moments
+from tercet.models.trajectories.linear_noise import (
+    FAR,
+    TransitionMoments,
+    data_scale,
+    linear_noise_moments,
+    runge_kutta_nodes,
+)
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 
 
@@ -115,7 +121,6 @@ def _step(sde: ReferenceSDE, theta: Theta, bound: Array, x: Array, given: tuple[
         return (slope, total + share * h * slope), None
 
     # A loop, as in linear_noise: written out it takes far longer to compile.
-    ahead, share = jnp.array([0.0, 0.5, 0.5, 1.0]), jnp.array([1.0, 2.0, 2.0, 1.0]) / 6.0
-    (_, later), _ = jax.lax.scan(stage, (jnp.zeros_like(x), x), (ahead.astype(x.dtype), share.astype(x.dtype)))
+    (_, later), _ = jax.lax.scan(stage, (jnp.zeros_like(x), x), runge_kutta_nodes(x.dtype))
     later = later + jnp.sqrt(h) * (sde.volatility_matrix(theta, x, t) @ noise)
     return jnp.where(jnp.abs(later).max() < bound, later, bound)
