@@ -96,14 +96,17 @@ def filled_snapshots(model: SnapshotModel, snapshots: Snapshots) -> Snapshots:
 
 def prior_draws(model: SnapshotModel, snapshots: Snapshots, count: int, key: KeyLike) -> Float[np.ndarray, "n p"]:
     """Unconstrained draws [count, p] of the prior, in 64 bit."""
+    # Of the data only the first snapshot enters a prior, and that only where its law is learned.
+    first, *_ = snapshots.particles
+    first = first if model.start == "gaussian" else first[:1]
+    few = Snapshots([first, first[:1]], snapshots.times[:2], snapshots.names, snapshots.observed)
+    prior = replace(model, paths=0, jackknife=False)
     with jax.enable_x64(True):
-        given = (as_jax(model), as_key(key), as_jax(FilledSnapshots(snapshots)))
-        return np.asarray(_prior_draws(count, *given))
+        return np.asarray(_prior_draws(count, *as_jax((prior, as_key(key), FilledSnapshots(few)))))
 
 
 @partial(jax.jit, static_argnums=0)
 def _prior_draws(count: int, model: SnapshotModel, key: Array, snapshots: Snapshots) -> Array:
-    model = replace(model, paths=0)  # the prior does not depend on the transitions, whose paths need known times
     return jax.vmap(lambda key: ravel_pytree(prior_draw(model, key, snapshots))[0])(jax.random.split(key, count))
 
 
