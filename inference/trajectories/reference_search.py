@@ -81,7 +81,7 @@ def multistart_mode(
             f"none of {starts} starts drawn from the prior gives finite moments from one snapshot to the next; give "
             "priors in the units of the data and of its times (drift.with_priors(...))."
         )
-    sites = {name: value[0] for name, value in matching.constrain(matches[0].point[None]).items()}
+    sites = {name: np.asarray(value[0]) for name, value in matching.constrain(matches[0].point[None]).items()}
     model = with_enough_substeps(model, snapshots, sites)
     problem = Problem(model, (filled,), {}, key, x64=True, differences=True)
     solution, agree = _refine(problem, matching, matches, search, MARGIN * sum(snapshots.counts))
