@@ -72,7 +72,6 @@ def multistart_mode(
     search = partial(
         minimise, max_steps=max_steps, value_tolerance=1e-13, gradient_tolerance=1e-5, stop_below=stop_below
     )
-    filled = filled_snapshots(model, snapshots)
     matching = _matching_problem(model, snapshots, key)
     draws = prior_draws(matching.model, snapshots, 64 + starts, key)
     matches = _match_moments(matching, draws, starts=starts, search=search, advance=advance)
@@ -83,15 +82,10 @@ def multistart_mode(
         )
     sites = {name: np.asarray(value[0]) for name, value in matching.constrain(matches[0].point[None]).items()}
     model = with_enough_substeps(model, snapshots, sites)
-    problem = Problem(model, (filled,), {}, key, x64=True, differences=True)
+    problem = Problem(model, (FilledSnapshots(snapshots),), {}, key, x64=True, differences=True)
     solution, agree = _refine(problem, matching, matches, search, MARGIN * sum(snapshots.counts))
     advance()
     return MultistartMode(model, problem, solution, agree)
-
-
-def filled_snapshots(model: SnapshotModel, snapshots: Snapshots) -> Snapshots:
-    """The snapshots filled up to a class of sizes, where one program serves all data of one shape."""
-    return FilledSnapshots(snapshots) if model.data_may_be_traced else snapshots
 
 
 def prior_draws(model: SnapshotModel, snapshots: Snapshots, count: int, key: KeyLike) -> Float[np.ndarray, "n p"]:

@@ -125,11 +125,10 @@ class SnapshotModel(Structural):
         shares = None if weights is None else [jnp.asarray(weight) for weight in weights]
         clouds, observed = as_jax(snapshots.particles), np.flatnonzero(snapshots.observed)
         theta, start = self.sde.sample_parameters(), self._sample_start(clouds[0], snapshots, shares)
-        simulated = self.paths > 0 and self.start != "summary"
-        moments = (self._simulated if simulated else self._transitions)(theta, start, snapshots, clouds)
+        moments = (self._simulated if self._simulates else self._transitions)(theta, start, snapshots, clouds)
         jitter = JITTER * snapshots.magnitude**2 * jnp.eye(len(observed))
         logs, present = self._log_weights(snapshots, shares), _present(snapshots)
-        if simulated and logs is not None:
+        if self._simulates and logs is not None:
             logs = jnp.repeat(logs, self.paths, axis=1) - np.log(self.paths)
         mixture = SnapshotMixture(
             moments.mean[..., observed],
@@ -143,8 +142,13 @@ class SnapshotModel(Structural):
 
     @property
     def data_may_be_traced(self) -> bool:
-        """Whether one compiled program serves all snapshots of the same shape."""
-        return not self.paths or self.start == "summary"
+        """One compiled program serves all snapshots of the same shape."""
+        return True
+
+    @property
+    def _simulates(self) -> bool:
+        """Whether transitions are those of simulated paths."""
+        return self.paths > 0 and self.start != "summary"
 
     def check(self, snapshots: Snapshots) -> None:
         """Raise where these snapshots do not fit this model."""
@@ -261,7 +265,7 @@ class SnapshotModel(Structural):
         self, theta: Theta, start: Theta, snapshots: Snapshots, clouds: Sequence[Array]
     ) -> TransitionMoments:
         """The same of simulated paths, [K, n * paths, ...]: those of one start lie side by side."""
-        times = snapshots.times
+        times = as_jax(snapshots.times)
         simulated = partial(
             simulated_moments,
             self.sde,
@@ -273,26 +277,29 @@ class SnapshotModel(Structural):
         )
         if self.anchor == "first":
 
-            def forward(latent: tuple[Theta, Theta], cloud: Array) -> TransitionMoments:
+            def forward(latent: tuple[Theta, Theta], cloud: Array, times: Array) -> TransitionMoments:
                 begin, factor = self._initial_state(latent[0], cloud, snapshots)
                 begin = jnp.broadcast_to(begin, cloud.shape)  # a Gaussian start: as many draws as there are particles
                 return simulated(latent[1], begin, times, start_factor=factor)
 
-            return forward_only(forward)((start, theta), clouds[0])
+            return forward_only(forward)((start, theta), clouds[0], times)
         owner, fill = _stacked_rows(snapshots.counts[:-1])
         columns = (fill[:, :, None] * self.paths + np.arange(self.paths)).reshape(len(fill), -1)
 
-        def together(theta: Theta, sources: Array) -> TransitionMoments:
-            moments = simulated(theta, sources, np.stack([times[owner], times[owner + 1]]))
+        def together(theta: Theta, sources: Array, times: Array) -> TransitionMoments:
+            moments = simulated(theta, sources, jnp.stack([times[owner], times[owner + 1]]))
             return TransitionMoments(moments.mean[0][columns], moments.covariance[0][columns])
 
-        return forward_only(together)(theta, jnp.concatenate(clouds[:-1]))
+        return forward_only(together)(theta, jnp.concatenate(clouds[:-1]), times)
 
     def _log_weights(self, snapshots: Snapshots, weights: list[Array] | None) -> Array | None:
         """Log weights [K, n] of the components, or None where they are equal."""
         counts, present = np.array(snapshots.counts), _present(snapshots)
+        if self.start == "gaussian":
+            weights = None  # its draws are no particles
         equal = weights is None and present is None and (self.anchor == "first" or len(set(counts[:-1])) == 1)
-        if self.start != "given" or equal:
+        one = self.start == "summary" or (self.start == "gaussian" and not self._simulates)
+        if one or equal:
             return None
         ones = [jnp.ones(count) for count in counts]
         shares, used = weights or ones, present or ones
