@@ -120,9 +120,7 @@ class BridgeProblem:
         with jax.enable_x64(True):
             weights = scale[:, None] * np.asarray(self.source_weights)
             ends = as_jax((weights, solution.mean, solution.scatter))
-            value, gradient = _expected_cost(
-                self.substeps, as_jax(self.sde), as_jax(dict(theta)), self.intervals, ends
-            )
+            value, gradient = _expected_cost(self.substeps, as_jax(self.sde), as_jax(dict(theta)), self.intervals, ends)
         return float(value), {site: np.asarray(part) for site, part in gradient.items()}
 
 

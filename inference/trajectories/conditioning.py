@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import KeyLike, as_floats, as_jax, as_key
-from tercet.models._size_classes import padded, size_class
+from tercet.models._size_classes import size_class
 from tercet.models.trajectories.linear_noise import linear_noise_moments
 from tercet.models.trajectories.reference_sdes import Drift, ReferenceSDE, Theta, Values, Volatility
 from tercet.models.trajectories.snapshot_model import JITTER

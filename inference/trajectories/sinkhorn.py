@@ -81,7 +81,9 @@ def solve(
     attempts = [(cold, True)] if start is None else [(start, False), (cold, True)]
     for trial, anneal in attempts:
         potentials, *limits = as_jax((trial, *map(np.asarray, (anneal, tolerance, max_iterations, rows))))
-        f, g, objective, error, iterations, mean, scatter = map(np.asarray, _solve(problems, potentials, Limits(*limits), tile))
+        f, g, objective, error, iterations, mean, scatter = map(
+            np.asarray, _solve(problems, potentials, Limits(*limits), tile)
+        )
         if (error < tolerance).all():
             break
     factors = (np.asarray(problems.left), np.asarray(problems.right))

@@ -67,9 +67,7 @@ def _scalar(
     return Volatility(partial(function, float(value)), {}, state_free)
 
 
-def _constant(
-    known: float | np.ndarray | Array | None, theta: Theta, x: Array, t: jax.typing.ArrayLike
-) -> Array:
+def _constant(known: float | np.ndarray | Array | None, theta: Theta, x: Array, t: jax.typing.ArrayLike) -> Array:
     return theta["volatility"] if known is None else as_number(known, x)
 
 
