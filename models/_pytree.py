@@ -19,6 +19,10 @@ class Container:
         """Names along the plates that these data define, by plate."""
         return {}
 
+    def nameless(self) -> Any:
+        """The same data without names and other marks that no density depends on."""
+        return self
+
 
 def pytree(*static: str) -> Callable[[Class], Class]:
     """Register a frozen dataclass: fields named in `static` are metadata, the others children."""

@@ -37,13 +37,20 @@ class Context:
     @cached_property
     def problem(self) -> Problem:
         """The model with its data as functions (built on first use: tracing takes a second)."""
+        args, kwargs = self.data
+        assert self.model is not None
+        return Problem(self.model, args, kwargs, x64=self.x64)
+
+    @property
+    def data(self) -> tuple[tuple[object, ...], Mapping[str, object]]:
+        """The data of the model, positional and by keyword; raises where the model or they are not at hand."""
         if self.model is None or self.args is None:
             missing = "model" if self.model is None else "data"
             raise ValueError(
                 f"this posterior was loaded without its {missing}, which this question needs; "
                 "load it with load(path, *data, model=model)."
             )
-        return Problem(self.model, self.args, self.kwargs, x64=self.x64)
+        return self.args, self.kwargs
 
     def argument(self, name: str) -> Any:
         """The argument of this name that the model was called with; None where it has none or was loaded without."""

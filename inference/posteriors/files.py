@@ -34,7 +34,7 @@ class Header:
     kind, diagnostics : as of the posterior
     posterior : name of its class
     coords : names along the plates of the model
-    layout : sites and lengths of a `SiteGaussian`, else None
+    layout, positive : of a `SiteGaussian`, else None and empty
     model : the model of the fit; None where it is not storable, or of a class that has not been defined
     projection : the map from raw embeddings to the features of the items, if there is one
     undefined : name of the class that would have to be defined to read the model
@@ -45,6 +45,7 @@ class Header:
     diagnostics: Mapping[str, float | int]
     coords: Mapping[str, list[Hashable]]
     layout: tuple[tuple[str, int], ...] | None
+    positive: tuple[str, ...] = ()
     model: Model | None = None
     projection: FeatureMap | None = None
     undefined: str | None = None
@@ -83,6 +84,7 @@ def write(path: str | Path, header: Header, arrays: Arrays) -> Path:
         "coords": header.coords,
         "diagnostics": dict(header.diagnostics),
         "layout": header.layout,
+        "positive": header.positive,
         "model": model,
         "projection": projection,
     }
@@ -132,6 +134,7 @@ def read(path: str | Path) -> tuple[Header, Arrays]:
     layout = described["layout"] and tuple((name, length) for name, length in described["layout"])
     return Header(
         described["kind"], described["class"], described["diagnostics"], described["coords"], layout,
+        tuple(described.get("positive", ())),
         cast(Model | None, model), cast(FeatureMap | None, projection), undefined,
     ), arrays  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -112,21 +113,36 @@ class GaussianPosterior(Posterior):
         return {"pareto_k": psis_khat(ratios), "efficiency": share}
 
 
-@pytree("kind", "context", "layout")
+@runtime_checkable
+class ClosedForm(Protocol):
+    """A model whose densities and deterministic sites are known in closed form: nothing is traced or compiled."""
+
+    def log_densities(self, z: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Log joint density [n] of model and data at unconstrained vectors [n, p] in the order of its posterior."""
+        ...
+
+    def derived(self, sites: Draws) -> Draws:
+        """Deterministic sites [..., shape] from others [..., shape], of which they are linear functions."""
+        ...
+
+
+@pytree("kind", "context", "layout", "positive")
 @dataclass(frozen=True, eq=False)
 class SiteGaussian(GaussianPosterior):
-    """A Gaussian of the sites themselves: all are real-valued, and z consists of them in order.
+    """A Gaussian of the sites themselves, real or positive: z consists of them, or of their logarithms, in order.
 
     Attributes
     ----------
     kind, context, diagnostics, center, precision_factor : as of every `GaussianPosterior`
     layout : tuple of (site, length), length 0 for a scalar
+    positive : the positive sites
     """
 
     layout: tuple[tuple[str, int], ...]
+    positive: tuple[str, ...] = ()
 
     def unravel(self, z: np.ndarray) -> Draws:
-        """Vectors [..., p] as sites [..., length]."""
+        """Unconstrained vectors [..., p] as sites [..., length] (unconstrained)."""
         start, sites = 0, {}
         for name, length in self.layout:
             sites[name] = z[..., start : start + length] if length else z[..., start]
@@ -134,16 +150,28 @@ class SiteGaussian(GaussianPosterior):
         return sites
 
     def constrain(self, z: np.ndarray) -> Draws:
-        """The same as `unravel`: the sites have no constraints."""
-        return self.unravel(z)
+        """Sites [n, ...] of unconstrained vectors [n, p], deterministic ones among them."""
+        return self._with_derived({n: np.exp(v) if n in self.positive else v for n, v in self.unravel(z).items()})
 
     def mean(self) -> Draws:
-        """Posterior mean of every site, exact."""
-        return self.unravel(self.center)
+        """Posterior mean of every site, exact: exp(center + variance / 2) where z holds logarithms."""
+        if not self.positive:
+            return self.unravel(self.center)
+        center, variance = self.unravel(self.center), self.unravel(np.square(self.root).sum(axis=1))
+        positive = {name: np.exp(center[name] + variance[name] / 2) for name in self.positive}
+        return self._with_derived(center | positive)
 
     def log_p(self, z: np.ndarray) -> Float[np.ndarray, " n"]:
-        """Log joint density of model and data at vectors [n, p]."""
-        return self.log_density(self.unravel(z))
+        """Log joint density of model and data at unconstrained vectors [n, p], Jacobian included."""
+        context = self.context
+        if isinstance(context.model, ClosedForm):
+            args, kwargs = context.data
+            return context.model.log_densities(z, *args, **kwargs)
+        return self.log_density(self.constrain(z))
+
+    def _with_derived(self, sites: Draws) -> Draws:
+        model = self.context.model
+        return sites | model.derived(sites) if isinstance(model, ClosedForm) else sites
 
 
 @pytree("kind", "context")

@@ -38,6 +38,7 @@ def gaussian_at_mode(
     key: KeyLike,
     options: LaplaceOptions,
     known: Diagnostics | None = None,
+    start: np.ndarray | None = None,
 ) -> UnconstrainedGaussian:
     """Laplace's approximation of any NumPyro model: L-BFGS, Newton, the Hessian at the mode.
 
@@ -47,9 +48,10 @@ def gaussian_at_mode(
     key : int seed or JAX key, for the start
     options : LaplaceOptions, of which tolerance, max_steps and curvature are read here
     known : further entries of the diagnostics
+    start : array [p], where the search starts; by default at prior medians
     """
     problem = Problem(model, args, kwargs, key, x64=True)
-    solution = find_mode(problem, problem.start, options)
+    solution = find_mode(problem, problem.start if start is None else start, options)
     factor = curvature_factor(problem, solution.point, options)
     if not solution.converged:
         warnings.warn(
@@ -69,12 +71,15 @@ def gaussian_at_mode(
     return UnconstrainedGaussian("laplace", Context(model, args, kwargs, x64=True), diagnostics, solution.point, factor)
 
 
-def find_mode(problem: Potential, start: np.ndarray, options: LaplaceOptions) -> Solution:
+def find_mode(
+    problem: Potential, start: np.ndarray, options: LaplaceOptions, root: np.ndarray | None = None
+) -> Solution:
     """Mode of the unconstrained posterior, searched from `start` [p] by L-BFGS and then damped Newton steps.
 
-    The decrement of the solution is that of the last Newton step, where there was one.
+    The decrement of the solution is that of the last Newton step, where there was one. A root [p, p] of the covariance
+    of a posterior near this one makes the search shorter.
     """
-    solution = minimise(problem.value_and_gradient, start, max_steps=options.max_steps)
+    solution = minimise(problem.value_and_gradient, start, max_steps=options.max_steps, root=root)
     if not np.isfinite(solution.value):
         raise ValueError("the log posterior is not finite where the search ended; check data, priors and scale.")
     for _ in range(NEWTON_STEPS):

@@ -1,8 +1,8 @@
-"""Damped Newton for log-concave posteriors: the mode to a gradient of 1e-8 and the precision there, in 64 bit."""
+"""Damped Newton for posteriors with a linear predictor: the mode to 1e-8 and the precision there, in 64 bit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,8 +18,11 @@ LEAST_STEP = 1e-10  # share of a Newton step below which the line search gives u
 
 
 @runtime_checkable
-class ConcaveForm(Protocol):
-    """A log-concave log posterior with a Gaussian prior, theta [p] entering through a linear predictor eta [m]."""
+class Form(Protocol):
+    """A log posterior with a Gaussian prior, theta [p] entering through a linear predictor eta [m] and a few others.
+
+    It is concave, or nearly: where its Hessian is indefinite, steps are taken by the expected one.
+    """
 
     @property
     def prior_precision(self) -> np.ndarray:
@@ -35,11 +38,15 @@ class ConcaveForm(Protocol):
         """Log posterior up to a constant, its gradient [p], and eta [m]."""
         ...
 
-    def precision(self, eta: np.ndarray, single: bool = False) -> np.ndarray:
-        """Minus the Hessian [p, p] at eta; `single`: to 32-bit accuracy."""
+    def precision(self, theta: np.ndarray, eta: np.ndarray, single: bool = False) -> np.ndarray:
+        """Minus the Hessian [p, p] at theta, with its eta; `single`: to 32-bit accuracy."""
         ...
 
-    def subsample(self, step: int) -> ConcaveForm:
+    def expected_precision(self, theta: np.ndarray, eta: np.ndarray) -> np.ndarray:
+        """The Fisher information [p, p] of the observations at theta plus the prior precision."""
+        ...
+
+    def subsample(self, step: int) -> Form:
         """Every step-th observation, with `step` times its weight."""
         ...
 
@@ -98,7 +105,7 @@ class _Iterate(NamedTuple):
     eta: np.ndarray
 
     @classmethod
-    def at(cls, form: ConcaveForm, theta: np.ndarray) -> _Iterate:
+    def at(cls, form: Form, theta: np.ndarray) -> _Iterate:
         return cls(theta, *form.value_and_gradient(theta))
 
     @property
@@ -116,18 +123,28 @@ class _Curvature:
     Attributes
     ----------
     precision, factor : minus the Hessian where it was last computed, and its lower Cholesky factor
+    expected : whether that is the expected Hessian, the actual one being indefinite
     secants : steps s since, the falls y of the gradient along them, and 1 / s'y
     norms : gradient norms since
     """
 
     precision: np.ndarray
     factor: np.ndarray
+    expected: bool = False
     secants: tuple[tuple[np.ndarray, np.ndarray, float], ...] = ()
     norms: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, precision: np.ndarray) -> _Curvature:
-        return cls(precision, factorise(precision))
+    def of(cls, precision: np.ndarray, expected: bool = False) -> _Curvature:
+        return cls(precision, factorise(precision), expected)
+
+    @classmethod
+    def at(cls, form: Form, point: _Iterate) -> _Curvature:
+        """The precision at a point; the expected one where that is not positive definite."""
+        try:
+            return cls.of(form.precision(point.theta, point.eta))
+        except SingularPrecisionError:
+            return cls.of(form.expected_precision(point.theta, point.eta), expected=True)
 
     def solve(self, gradient: np.ndarray) -> np.ndarray:
         """The Newton step, by the two-loop recursion: Nocedal and Wright (2006), algorithm 7.4."""
@@ -145,7 +162,7 @@ class _Curvature:
         s, y = new.theta - old.theta, old.gradient - new.gradient
         curvature = float(s @ y)
         secants = (*self.secants, (s, y, 1.0 / curvature)) if curvature > 0.0 else self.secants
-        return _Curvature(self.precision, self.factor, secants, (*self.norms, new.gradient_norm))
+        return replace(self, secants=secants, norms=(*self.norms, new.gradient_norm))
 
     @property
     def needs_refresh(self) -> bool:
@@ -154,22 +171,22 @@ class _Curvature:
 
 
 def newton(
-    form: ConcaveForm,
+    form: Form,
     start: np.ndarray | None = None,
     *,
     tolerance: float = 1e-8,
     max_steps: int = 100,
     precision: np.ndarray | None = None,
 ) -> Mode:
-    """Maximise a log-concave log posterior.
+    """Maximise a log posterior that is concave, or nearly.
 
     Steps are halved until the log posterior rises (undamped Newton diverges on separable data). A Hessian is kept,
-    corrected by L-BFGS, for as long as the gradient keeps halving; the precision of the result is always that at the
-    mode.
+    corrected by L-BFGS, for as long as the gradient keeps halving; where it is indefinite the expected one takes its
+    place. The precision of the result is always that at the mode.
 
     Parameters
     ----------
-    form : ConcaveForm
+    form : Form
     start : array [p], optional (zeros)
     tolerance : largest absolute entry of the gradient at the mode
     max_steps : largest number of passes over the data
@@ -182,7 +199,7 @@ def newton(
     if precision is None:
         precision = _float32_precision(form, current)
     exact = precision is None  # whether the precision is the one at the current iterate
-    curvature = _Curvature.of(form.precision(current.eta) if precision is None else precision)
+    curvature = _Curvature.at(form, current) if precision is None else _Curvature.of(precision)
     steps, stalled = 0, False
     while current.gradient_norm > tolerance and steps < max_steps:
         following = _line_search(form, current, curvature.solve(current.gradient))
@@ -194,9 +211,9 @@ def newton(
             curvature, current = curvature.after(current, following), following
         exact = following is None or curvature.needs_refresh
         if exact:
-            curvature = _Curvature.of(form.precision(current.eta))
-    if not exact:
-        curvature = _Curvature.of(form.precision(current.eta))
+            curvature = _Curvature.at(form, current)
+    if not exact or curvature.expected:
+        curvature = _Curvature.of(form.precision(current.theta, current.eta))
         if current.gradient_norm <= tolerance:  # one exact Newton step: the mode to rounding
             polished = _Iterate.at(form, current.theta + curvature.solve(current.gradient))
             current = polished if polished.gradient_norm < current.gradient_norm else current
@@ -213,7 +230,7 @@ def _solution(end: _Iterate, factor: np.ndarray, tolerance: float, steps: int, s
     return Solution(end.theta, -end.value, -end.gradient, decrement, steps, converged, reason)
 
 
-def _warm_start(form: ConcaveForm, tolerance: float, max_steps: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _warm_start(form: Form, tolerance: float, max_steps: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Mode and precision of a subsample where there are very many observations: a start, and its Hessian."""
     if form.size < SUBSAMPLE * ROWS_PER_PARAMETER * len(form.prior_precision):
         return None, None
@@ -224,17 +241,17 @@ def _warm_start(form: ConcaveForm, tolerance: float, max_steps: int) -> tuple[np
     return (fit.point, fit.precision) if fit.solution.converged else (None, None)
 
 
-def _float32_precision(form: ConcaveForm, start: _Iterate) -> np.ndarray | None:
+def _float32_precision(form: Form, start: _Iterate) -> np.ndarray | None:
     """Minus the Hessian at the start to 32-bit accuracy, where it is large: half the cost, and enough to set out."""
     if len(start.theta) < FLOAT32_SIZE or form.prior_precision.min() <= 0.0:
         return None
-    precision = form.precision(start.eta, True)
+    precision = form.precision(start.theta, start.eta, True)
     # Below this floor rounding in 32 bit could make it indefinite: then the exact Hessian is needed.
     floor = 1e-4 * precision.diagonal().max()
     return precision if form.prior_precision.min() > floor else None
 
 
-def _line_search(form: ConcaveForm, current: _Iterate, direction: np.ndarray) -> _Iterate | None:
+def _line_search(form: Form, current: _Iterate, direction: np.ndarray) -> _Iterate | None:
     """The first of the halved steps that raises the log posterior enough; None where none does."""
     slope = float(current.gradient @ direction)
     rounding = 1e-14 * abs(current.value) + 1e-300
@@ -249,7 +266,7 @@ def _line_search(form: ConcaveForm, current: _Iterate, direction: np.ndarray) ->
     return None
 
 
-def log_evidence(form: ConcaveForm, mode: Mode) -> float:
+def log_evidence(form: Form, mode: Mode) -> float:
     """Log Z by Laplace: log joint density + p/2 log 2 pi - log|L|, L L' the precision at the mode."""
     determinant = float(np.log(mode.factor.diagonal()).sum())
     size = len(mode.point)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
-from numpyro.infer import MCMC, NUTS
-from numpyro.infer.initialization import init_to_median, init_to_uniform
 
+from tercet.inference.posteriors.chains import Chains, Schedule
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.evaluation import Draws
 from tercet.inference.posteriors.gaussian import GaussianPosterior, SiteGaussian
@@ -19,9 +17,7 @@ from tercet.inference.posteriors.posterior import Diagnostics
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.posteriors.sampled import SampledPosterior
 from tercet.inference.posteriors.sites import Model
-from tercet.models._inputs import KeyLike, as_jax, as_key
-
-FIELDS = ("diverging", "potential_energy")  # what NumPyro records of every draw
+from tercet.models._inputs import KeyLike, as_generator
 
 
 def nuts(
@@ -70,19 +66,17 @@ def nuts(
     >>> fit.draws(10)["ability"].shape
     (10, 7)
     """
-    schedule = _Schedule(as_key(key), target_accept, warmup, samples, chains, progress)
+    schedule, rng = Schedule(warmup, samples, chains, target_accept, progress), as_generator(key)
+    x64 = None if start is None else start.context.x64
     if start is None:
-        kernel = {"model": model, "init_strategy": init_to_median(num_samples=15)}
-        sampler, sites = schedule.run(kernel, args, model_kwargs)
-        drawn = {name: np.asarray(values) for name, values in sites.items()}
+        drawn, run = _from_medians(Problem(model, args, model_kwargs), schedule, rng)
     elif has_whitened_data(start, model):
         assert isinstance(model, Whitened)
-        sampler, drawn = _in_whitened_data(start, model, args, model_kwargs, schedule)
+        drawn, run = _in_whitened_data(start, model, args, model_kwargs, schedule=schedule, rng=rng)
     else:
-        sampler, drawn = _in_whitened_parameters(start, model, args, model_kwargs, schedule)
-    extra = {name: np.asarray(v) for name, v in sampler.get_extra_fields(group_by_chain=True).items()}
-    statistics = {"diverging": extra["diverging"], "lp": -extra["potential_energy"]}
-    diagnostics = _chain_diagnostics(drawn, extra["diverging"])
+        drawn, run = _in_whitened_parameters(start, Problem(model, args, model_kwargs, x64=x64), schedule, rng)
+    statistics = {"diverging": run.diverging, "lp": -run.potential}
+    diagnostics = _chain_diagnostics(drawn, run.diverging)
     if not diagnostics["converged"]:
         warnings.warn(
             f"the chains have not converged: R-hat up to {diagnostics['r_hat']:.3f}, smallest effective sample "
@@ -90,7 +84,7 @@ def nuts(
             "target_accept where there are divergences.",
             stacklevel=2,
         )
-    context = Context(model, args, model_kwargs, x64=None if start is None else start.context.x64)
+    context = Context(model, args, model_kwargs, x64=x64)
     return SampledPosterior("nuts", context, diagnostics, drawn, statistics)
 
 
@@ -105,41 +99,18 @@ class Whitened(Protocol):
         ...
 
 
-class _Schedule(NamedTuple):
-    """How long chains run, how many, and with which keys."""
-
-    key: jax.Array
-    target_accept: float
-    warmup: int
-    samples: int
-    chains: int
-    progress: bool
-
-    def run(
-        self,
-        kernel: Mapping[str, Any],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-        *,
-        jit_model_args: bool = False,
-    ) -> tuple[MCMC, Any]:
-        """The sampler after its run with NUTS(**kernel), and its draws by chain."""
-        sampler = MCMC(
-            NUTS(**kernel, target_accept_prob=self.target_accept),
-            num_warmup=self.warmup,
-            num_samples=self.samples,
-            num_chains=self.chains,
-            chain_method="vectorized",
-            progress_bar=self.progress,
-            jit_model_args=jit_model_args,
-        )
-        sampler.run(self.key, *args, extra_fields=FIELDS, **(kwargs or {}))
-        return sampler, sampler.get_samples(group_by_chain=True)
-
-
 def has_whitened_data(start: GaussianPosterior, model: Model) -> bool:
     """Whether the model gives its posterior in the coordinates of `start`, an exact Gaussian of the same model."""
     return isinstance(model, Whitened) and isinstance(start, SiteGaussian) and start.model == model
+
+
+def _from_medians(problem: Problem, schedule: Schedule, rng: np.random.Generator) -> tuple[Draws, Chains]:
+    """Chains from near the prior medians, each from its own estimate of these."""
+    keys = rng.integers(0, 2**32, (schedule.chains, 2), dtype=np.uint32)
+    with problem.precision():
+        points = problem.sharing.over_draws(problem.programs.starts, keys)
+        run = schedule.run(problem.sharing, points, rng)
+    return _constrained(problem, run.z), run
 
 
 def _in_whitened_data(
@@ -147,38 +118,35 @@ def _in_whitened_data(
     model: Whitened,
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
-    schedule: _Schedule,
-) -> tuple[MCMC, Draws]:
+    *,
+    schedule: Schedule,
+    rng: np.random.Generator,
+) -> tuple[Draws, Chains]:
     """Chains of u, theta = center + root u, by the program that the model gives in these coordinates."""
     target, data = model.whitened(start.center, start.root, *args, **kwargs)
-    kernel = {"model": target, "init_strategy": init_to_uniform(radius=1.0)}
-    sampler, sites = schedule.run(kernel, (data,), jit_model_args=True)
-    u = np.asarray(sites["u"], np.float64)
-    return sampler, {name: np.asarray(value) for name, value in start.unravel(start.center + u @ start.root.T).items()}
+    problem = Problem(target, (data,))
+    with problem.precision():
+        run = schedule.run(problem.sharing, rng.uniform(-1.0, 1.0, (schedule.chains, problem.size)), rng)
+    z = start.center + np.asarray(run.z, np.float64) @ start.root.T
+    return start.constrain(z), run
 
 
 def _in_whitened_parameters(
-    start: GaussianPosterior,
-    model: Model,
-    args: tuple[object, ...],
-    kwargs: Mapping[str, object],
-    schedule: _Schedule,
-) -> tuple[MCMC, Draws]:
+    start: GaussianPosterior, problem: Problem, schedule: Schedule, rng: np.random.Generator
+) -> tuple[Draws, Chains]:
     """Chains of u, where z = center + root u on the unconstrained scale; u is standard normal under `start`."""
-    problem = Problem(model, args, kwargs, x64=start.context.x64)
     if problem.size != len(start.center):
         raise ValueError(f"start has {len(start.center)} parameters, the model {problem.size}: not the same model.")
+    points, coordinates = rng.standard_normal((schedule.chains, problem.size)), (start.center, start.root)
     with problem.precision():
-        center, root = as_jax((start.center, start.root))
-        first, key = jax.random.split(schedule.key)
-        shape = (schedule.chains, len(center)) if schedule.chains > 1 else (len(center),)
-        kernel = {"potential_fn": lambda u: problem.potential(center + root @ u)}
-        sampler, draws = schedule._replace(key=key).run(kernel, (), {"init_params": jax.random.normal(first, shape)})
-        u = np.asarray(draws)
-    z = start.center + u.reshape(-1, u.shape[-1]) @ start.root.T
-    return sampler, {
-        name: value.reshape(*u.shape[:2], *value.shape[1:]) for name, value in problem.constrain(z).items()
-    }
+        run = schedule.run(problem.sharing, points, rng, coordinates)
+    return _constrained(problem, start.center + run.z @ start.root.T), run
+
+
+def _constrained(problem: Problem, z: np.ndarray) -> Draws:
+    """Sites [chains, samples, ...] of z [chains, samples, p]."""
+    sites = problem.constrain(z.reshape(-1, z.shape[-1]))
+    return {name: values.reshape(*z.shape[:2], *values.shape[1:]) for name, values in sites.items()}
 
 
 def _chain_diagnostics(drawn: Draws, diverging: np.ndarray) -> Diagnostics:

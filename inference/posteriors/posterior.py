@@ -114,7 +114,7 @@ class Posterior(abc.ABC):
 
     def log_likelihood(self, draws: Draws) -> Draws:
         """Pointwise log likelihood [n, observations] of every observed site, times the weights of the observations."""
-        return evaluation.log_likelihood(self.context.problem, draws)
+        return evaluation.pointwise(self.context.problem, draws)[0]
 
     def to_arviz(
         self,
@@ -142,8 +142,7 @@ class Posterior(abc.ABC):
         observed = evaluation.observed(problem)
         if log_likelihood:
             _check_memory(observed, len(next(iter(sites.values()))), max_bytes)
-            groups["log_likelihood"] = evaluation.log_likelihood(problem, sites)
-            groups["posterior_predictive"] = evaluation.predictive(problem, sites, key)
+            groups["log_likelihood"], groups["posterior_predictive"] = evaluation.pointwise(problem, sites, key)
         split = {
             group: {name: _split(values, self.chains) for name, values in variables.items()}
             for group, variables in groups.items()
@@ -158,9 +157,11 @@ class Posterior(abc.ABC):
         """Write to one .npz file (numbers and a JSON header, no pickle); see `tercet.inference.load`."""
         context = self.context
         layout: tuple[tuple[str, int], ...] | None = getattr(self, "layout", None)  # of a SiteGaussian
+        positive: tuple[str, ...] = getattr(self, "positive", ())
         header = files.Header(
-            self.kind, type(self).__name__, self.diagnostics, context.coords, layout, context.model, context.projection
-        )
+            self.kind, type(self).__name__, self.diagnostics, context.coords, layout, positive, context.model,
+            context.projection,
+        )  # fmt: skip
         return files.write(path, header, self.arrays())
 
 

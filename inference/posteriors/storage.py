@@ -70,4 +70,4 @@ def load(path: str | Path, *args: object, model: Model | None = None, **kwargs: 
     center, factor = arrays["center"], arrays["precision_factor"]
     if header.layout is None:
         return UnconstrainedGaussian(kind, context, diagnostics, center, factor)
-    return SiteGaussian(kind, context, diagnostics, center, factor, header.layout)
+    return SiteGaussian(kind, context, diagnostics, center, factor, header.layout, header.positive)

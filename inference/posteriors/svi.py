@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
+import optax
 import scipy.linalg
-from jax.flatten_util import ravel_pytree
-from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
-from numpyro.infer.initialization import init_to_median
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
 from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import UnconstrainedGaussian
 from tercet.inference.posteriors.posterior import Diagnostics
 from tercet.inference.posteriors.problem import Problem
+from tercet.inference.posteriors.programs import Programs
+from tercet.inference.posteriors.sharing import Numbers, compiled_once
 from tercet.inference.posteriors.sites import Model
-from tercet.models._inputs import KeyLike, as_key
+from tercet.models._inputs import KeyLike, as_generator, as_jax
 
 MOST_PARAMETERS = 8000  # of a variational Gaussian: its precision is a dense matrix
-CHUNK = 100  # steps of one compiled program: the progress bar moves after each
+CHUNK = 100  # steps of one call: the progress bar moves after each
+INITIAL_SD = 0.1  # of every parameter, on the unconstrained scale
 
 
 def svi(
@@ -74,31 +74,21 @@ def svi(
             f"the model has {problem.size:,} parameters, and a variational Gaussian of more than {MOST_PARAMETERS:,} "
             "would fill the memory; project the items first (project(items, 32)), use smaller widths, or ensemble(...)."
         )
-    guide = {"full": AutoMultivariateNormal, "diagonal": AutoNormal}[family](
-        model, init_loc_fn=init_to_median(num_samples=15), init_scale=0.1
-    )
-
-    def rate(step: jax.Array) -> jax.Array:
-        return learning_rate * (0.01 + 0.99 * 0.5 * (1 + jnp.cos(jnp.pi * step / steps)))
-
-    engine = SVI(model, guide, numpyro.optim.Adam(rate), Trace_ELBO(num_particles=particles))
-    state = engine.init(as_key(key), *args, **model_kwargs)
-
-    @partial(jax.jit, static_argnums=1)
-    def advance(state: Any, length: int) -> tuple[Any, jax.Array]:
-        return jax.lax.scan(lambda s, _: engine.update(s, *args, **model_kwargs), state, length=length)
-
-    lengths = [min(CHUNK, steps - start) for start in range(0, steps, CHUNK)]
-    losses = []
-    with tqdm(total=steps, desc="svi", disable=not progress, unit="step") as bar:
-        for length in lengths:
-            state, loss = advance(state, length)
-            losses.append(np.asarray(loss))
-            bar.update(length)
+    rng = as_generator(key)
+    begin, advance = _programs(problem.programs, family == "full", particles)
+    numbers, losses = problem.sharing.numbers, []
+    with problem.precision(), tqdm(total=steps, desc="svi", disable=not progress, unit="step") as bar:
+        state = begin(*as_jax((problem.start,)))
+        for start in range(0, steps, CHUNK):
+            count = min(CHUNK, steps - start)
+            seed = rng.integers(0, 2**32, 2, dtype=np.uint32)
+            state, values = advance(state, numbers, count, *as_jax((seed, *map(np.float64, (learning_rate, steps)))))
+            losses.append(np.asarray(values)[:count])
+            bar.update(count)
     history = np.concatenate(losses)
     if not np.isfinite(history[-100:]).all():
         raise ValueError("the ELBO is not finite; lower learning_rate, or rescale the data.")
-    center, factor = _gaussian(engine.get_params(state), family, problem)
+    center, factor = _gaussian(*state.parameters)
     diagnostics = _elbo_diagnostics(history)
     if not diagnostics["converged"]:
         warnings.warn(
@@ -120,13 +110,68 @@ def _elbo_diagnostics(history: np.ndarray) -> Diagnostics:
     return {"converged": converged, "elbo": float(-last.mean()), "drift": drift}
 
 
-def _gaussian(params: dict[str, Any], family: str, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    if family == "full":
-        scale = np.asarray(params["auto_scale_tril"], dtype=np.float64)
-        precision = scipy.linalg.cho_solve((scale, True), np.eye(len(scale)))
-        factor = scipy.linalg.cholesky((precision + precision.T) / 2, lower=True)
-        return np.asarray(params["auto_loc"], dtype=np.float64), factor
-    with problem.precision():
-        loc = ravel_pytree({name: params[f"{name}_auto_loc"] for name in problem.latent})[0]
-        spread = ravel_pytree({name: params[f"{name}_auto_scale"] for name in problem.latent})[0]
-    return np.asarray(loc, dtype=np.float64), np.diag(1.0 / np.asarray(spread, dtype=np.float64))
+def _gaussian(center: jax.Array, scale: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Center and precision factor of the variational parameters."""
+    root = np.asarray(_root(scale), np.float64)
+    if scale.ndim == 1:
+        return np.asarray(center, np.float64), np.diag(1.0 / root)
+    precision = scipy.linalg.cho_solve((root, True), np.eye(len(root)))
+    return np.asarray(center, np.float64), scipy.linalg.cholesky((precision + precision.T) / 2, lower=True)
+
+
+def _root(scale: jax.Array) -> jax.Array:
+    """Lower Cholesky factor of the covariance, or standard deviations: logarithms are on the diagonal."""
+    if scale.ndim == 1:
+        return jnp.exp(scale)
+    return jnp.tril(scale, -1) + jnp.diag(jnp.exp(jnp.diagonal(scale)))
+
+
+class _State(NamedTuple):
+    """Where the optimiser is.
+
+    Attributes
+    ----------
+    parameters : center [p] and scale, see `_root`
+    moments : of Adam
+    step : steps taken
+    """
+
+    parameters: tuple[jax.Array, jax.Array]
+    moments: Any
+    step: jax.Array
+
+
+@lru_cache(maxsize=64)
+def _programs(programs: Programs, full: bool, particles: int) -> tuple[Callable[..., _State], Callable[..., Any]]:
+    """The two programs: (center) -> state, and (state, numbers, count, key, rate, steps) -> (state, losses)."""
+    adam = optax.scale_by_adam()
+
+    def loss(parameters: tuple[jax.Array, jax.Array], key: jax.Array, numbers: Numbers) -> jax.Array:
+        center, scale = parameters
+        noise = jax.random.normal(key, (particles, programs.size), center.dtype)
+        root = _root(scale)
+        z = center + (noise @ root.T if full else noise * root)
+        entropy = (jnp.diagonal(scale) if full else scale).sum() + 0.5 * programs.size * (1.0 + np.log(2.0 * np.pi))
+        return jax.vmap(programs.potential_at, (0, None))(z, numbers).mean() - entropy
+
+    def begin(center: jax.Array) -> _State:
+        log_sd = jnp.full(programs.size, np.log(INITIAL_SD), center.dtype)
+        parameters = center, jnp.diag(log_sd) if full else log_sd
+        return _State(parameters, adam.init(parameters), jnp.zeros((), center.dtype))
+
+    def advance(
+        state: _State, numbers: Numbers, count: jax.Array, key: jax.Array, rate: jax.Array, steps: jax.Array
+    ) -> tuple[_State, jax.Array]:
+        keys = jax.random.split(jax.random.wrap_key_data(key), CHUNK)
+
+        def one(k: jax.Array, carry: tuple[_State, jax.Array]) -> tuple[_State, jax.Array]:
+            (parameters, moments, step), losses = carry
+            value, gradient = jax.value_and_grad(loss)(parameters, keys[k], numbers)
+            update, moments = adam.update(gradient, moments)
+            size = rate * (0.01 + 0.99 * 0.5 * (1.0 + jnp.cos(jnp.pi * step / steps)))
+            parameters = jax.tree.map(lambda old, new: old - size * new, parameters, update)
+            return _State(parameters, moments, step + 1.0), losses.at[k].set(value)
+
+        return jax.lax.fori_loop(0, count, one, (state, jnp.zeros(CHUNK, state.step.dtype)))
+
+    return compiled_once(begin), jax.jit(advance)

@@ -41,8 +41,10 @@ def comparison_laplace(
         model = model.with_prior_sd(learned.prior_sd)
     if model.has_linear_form:
         return _exact(model, items, comparisons, options, learned)
-    known = {} if learned is None else {"prior_sd": learned.prior_sd}
-    return gaussian_at_mode(model, (items, comparisons), {}, key=key, options=options, known=known)
+    if learned is None:
+        return gaussian_at_mode(model, (items, comparisons), {}, key=key, options=options)
+    known, start = {"prior_sd": learned.prior_sd}, learned.mode
+    return gaussian_at_mode(model, (items, comparisons), {}, key=key, options=options, known=known, start=start)
 
 
 def _exact(
@@ -65,7 +67,7 @@ def _exact(
             f"{error} Give the head a prior scale (prior_sd=1.0, or None to learn it), or drop collinear features."
         ) from error
     solution = fit.solution
-    separable = flat and warn_if_separable(model, fit.largest_predictor, items, comparisons)
+    separable = flat and warn_if_separable(model, form, fit, items, comparisons)
     if not solution.converged and not separable:
         warnings.warn(
             f"Newton stopped after {solution.steps} steps at a gradient of {solution.gradient_norm:.1e} "
@@ -84,4 +86,5 @@ def _exact(
         "prior_sd": model.prior_sd,
     }
     context = Context(model, (items, comparisons), x64=True)
-    return SiteGaussian("laplace", context, diagnostics, fit.point, fit.factor, form.layout)
+    positive = tuple(name for name, _ in form.answers.auxiliaries)
+    return SiteGaussian("laplace", context, diagnostics, fit.point, fit.factor, form.layout, positive)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 import scipy.optimize
 import scipy.stats
 
 from tercet.inference.posteriors.mode import curvature_factor, find_mode, gaussian_evidence
 from tercet.inference.posteriors.newton import Mode, log_evidence, newton
 from tercet.inference.posteriors.options import LaplaceOptions
-from tercet.inference.posteriors.problem import ConditionedProblem, Problem
+from tercet.inference.posteriors.problem import Problem
 from tercet.models._inputs import KeyLike
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
@@ -28,11 +29,11 @@ class LearnedScale(NamedTuple):
     Attributes
     ----------
     prior_sd : prior sd of the reward difference of two random items
-    mode : array [p], the parameters at the mode under this scale; None on the general route
+    mode : array [p], the parameters at the mode under this scale
     """
 
     prior_sd: float
-    mode: np.ndarray | None
+    mode: np.ndarray
 
 
 Evidence = Callable[[float], float]
@@ -59,8 +60,9 @@ def learn_prior_sd(
         evidence, modes = linear_evidence(model.with_prior_sd(1.0).linear_form(items, comparisons), options)
         best = _maximise(evidence, low, high)
         return LearnedScale(math.exp(best), modes[best])
-    evidence = general_evidence(model, items, comparisons, key=key, options=options)
-    return LearnedScale(math.exp(_maximise(evidence, low, high)), None)
+    evidence, modes = general_evidence(model, items, comparisons, key=key, options=options)
+    best = _maximise(evidence, low, high)
+    return LearnedScale(math.exp(best), modes[best])
 
 
 def _maximise(evidence: Evidence, low: float, high: float) -> float:
@@ -106,19 +108,21 @@ def linear_evidence(form: LinearForm, options: LaplaceOptions) -> tuple[Evidence
 
 def general_evidence(
     model: ComparisonModel, items: Items, comparisons: Comparisons, *, key: KeyLike, options: LaplaceOptions
-) -> Evidence:
-    """Evidence of a comparison model without a linear form at scales of its prior; its programs are compiled once."""
-    problem = Problem(model.with_prior_sd(None), (items, comparisons), {}, key, x64=True)
-    conditioned = ConditionedProblem.on(problem, "prior_sd", 0.0)
-    last = conditioned.start
+) -> tuple[Evidence, dict[float, np.ndarray]]:
+    """Evidence of a comparison model without a linear form at scales of its prior, and the modes found on the way.
+
+    The scale is a number that the programs of the posterior take: those of the first scale serve all others.
+    """
+    start = root = None
+    modes: dict[float, np.ndarray] = {}
 
     def evidence(log_sd: float) -> float:
-        nonlocal last
-        scaled = conditioned.at(log_sd)
-        mode = find_mode(scaled, last, options)
-        last = mode.point
-        value = gaussian_evidence(mode.value, curvature_factor(scaled, mode.point, options))
-        # The potential includes the hyperprior of the scale and its Jacobian; the evidence does not.
-        return value - log_hyperprior(log_sd)
+        nonlocal start, root
+        problem = Problem(model.with_prior_sd(math.exp(log_sd)), (items, comparisons), {}, key, x64=True)
+        mode = find_mode(problem, problem.start if start is None else start, options, root)
+        factor = curvature_factor(problem, mode.point, options)
+        start, root = mode.point, scipy.linalg.solve_triangular(factor, np.eye(len(factor)), lower=True).T
+        modes[log_sd] = mode.point
+        return gaussian_evidence(mode.value, factor)
 
-    return evidence
+    return evidence, modes

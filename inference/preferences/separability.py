@@ -9,9 +9,11 @@ import scipy.sparse
 import scipy.sparse.csgraph
 from jaxtyping import Int
 
+from tercet.inference.posteriors.newton import Mode
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
+from tercet.models.preferences.linear_form import LinearForm
 
 CERTAIN = 3.1e-7  # predicted probability of an observed outcome's opposite below which the data count as separable
 
@@ -38,7 +40,9 @@ def check_connected(model: ComparisonModel, items: Items, comparisons: Compariso
         )
 
 
-def warn_if_separable(model: ComparisonModel, largest_logit: float, items: Items, comparisons: Comparisons) -> bool:
+def warn_if_separable(
+    model: ComparisonModel, form: LinearForm, mode: Mode, items: Items, comparisons: Comparisons
+) -> bool:
     """Warn where the data are separable, so that no maximum-likelihood estimate exists; return whether they are.
 
     Abilities: the estimate is finite if and only if every item can be reached from every other by a chain of wins
@@ -56,8 +60,9 @@ def warn_if_separable(model: ComparisonModel, largest_logit: float, items: Items
         separable = _components(len(items), winner, loser, "strong")[0] > 1
         what = "some items won, or lost, every comparison against all others"
     else:
-        assert model.link is not None
-        separable = bool(model.link.probability(np.array([-largest_logit]))[0] < CERTAIN)
+        unlikely = np.array([-mode.largest_predictor])
+        value = form.answers.log_probability(unlikely, mode.point[form.coefficients :], np.ones(1))
+        separable = bool(np.exp(value[0]) < CERTAIN)
         what = "some outcomes are predicted with certainty"
     if separable:
         warnings.warn(

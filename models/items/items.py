@@ -91,6 +91,10 @@ class Items(Container):
         """The names along plate `item`."""
         return {"item": list(self.names)}
 
+    def nameless(self) -> Items:
+        """The features alone."""
+        return Items(self.features)
+
     @property
     def operator(self) -> Features:
         """The features as an operator, in memory or not: their products, moments and blocks."""

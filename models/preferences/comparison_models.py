@@ -27,15 +27,18 @@ from jaxtyping import Float
 from numpyro.handlers import scale, substitute
 
 from tercet.models._inputs import as_jax, is_concrete
+from tercet.models._partition import ModelPytree
 from tercet.models._storable import Storable
 from tercet.models.items.items import Items, check_in_memory
+from tercet.models.preferences.answers import Answers, DavidsonAnswers, LinkAnswers
+from tercet.models.preferences.answers_at_draws import at_draws
 from tercet.models.preferences.comparisons import Comparisons, check_compared
 from tercet.models.preferences.differences import Differences, order_covariate
 from tercet.models.preferences.distributions import SoftBernoulli
 from tercet.models.preferences.heads import Head, LinearHead, LinearInParameters, ScaledHead
 from tercet.models.preferences.linear_form import LinearForm, merge_repeats
 from tercet.models.preferences.links import Link, Logistic, Probit
-from tercet.models.preferences.whitened import whitened_model
+from tercet.models.preferences.whitened import WhitenedModel, whitened_data
 
 ORDER_SD = 1.0
 """Prior sd of the order effect, in logits."""
@@ -44,7 +47,7 @@ AnyModel = TypeVar("AnyModel", bound="ComparisonModel")  # not typing.Self: bear
 
 
 @dataclass(frozen=True)
-class ComparisonModel(Storable):
+class ComparisonModel(ModelPytree, Storable):
     """Outcome of a comparison given the reward difference r = r(first) - r(second).
 
     A model of your own is a frozen dataclass with a `link` (a class attribute), or with its own `answer`, the
@@ -104,6 +107,15 @@ class ComparisonModel(Storable):
         covariates = self.covariates(len(comparisons))
         return Differences(self._linear_head().features(items), comparisons.first, comparisons.second, covariates)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        missing = [name for name in ("prepared", "observed", "pointwise") if name not in vars(cls)]
+        if "__call__" in vars(cls) and missing:
+            raise TypeError(
+                f"{cls.__name__} has a NumPyro model of its own, to which {', '.join(missing)} of ComparisonModel need "
+                "not apply: define them as well, or keep __call__ and define answer and encode."
+            )
+
     def __call__(self, items: Any, comparisons: Any) -> None:
         """The NumPyro model."""
         self.check(items, comparisons)
@@ -128,6 +140,7 @@ class ComparisonModel(Storable):
                 f"{type(comparisons).__name__}; wrap them: Items(features), Comparisons(first, second, outcome)."
             )
         check_compared(items, comparisons)
+        self.head.check(items)
         if self.annotators and comparisons.annotator is None:
             raise ValueError("annotators=True needs Comparisons(..., annotator=...), one entry a comparison.")
 
@@ -165,19 +178,28 @@ class ComparisonModel(Storable):
         return outcome
 
     @property
+    def answers(self) -> Answers | None:
+        """Log probabilities of the answers in closed form, for the exact Newton route; None where there is none."""
+        return None if self.link is None else LinkAnswers(self.link)
+
+    def derived(self, sites: Mapping[str, Any]) -> dict[str, Any]:
+        """Deterministic sites that are linear in the auxiliary ones, from draws [..., shape] of these."""
+        return {}
+
+    @property
     def has_linear_form(self) -> bool:
-        """Whether the logit is linear in the parameters and the likelihood log-concave (the exact Newton route)."""
-        return self.link is not None and not self.annotators and isinstance(self.head, LinearInParameters)
+        """Whether logits are linear in the parameters and answers have a closed form (the exact Newton route)."""
+        return self.answers is not None and not self.annotators and isinstance(self.head, LinearInParameters)
 
     def linear_form(self, items: Any, comparisons: Any) -> LinearForm:
-        """The design matrix, the link and the Gaussian prior, for the exact Newton route."""
-        if not self.has_linear_form or self.prior_sd is None:
+        """The design matrix, the answers and the Gaussian prior, for the exact Newton route."""
+        answers = self.answers
+        if answers is None or not self.has_linear_form or self.prior_sd is None:
             raise ValueError(
-                "a linear form needs a head linear in its parameters, a link, no annotators, and a prior scale that is "
-                "not None."
+                "a linear form needs a head linear in its parameters, a link or another closed form of the answers, no "
+                "annotators, and a prior scale that is not None."
             )
         self.check(items, comparisons)
-        assert self.link is not None
         head = self._linear_head()
         sd, size = self.prior_sd * head.unit(items), head.size(items)
         of_head = np.full(size, 0.0 if math.isinf(sd) else sd**-2)
@@ -188,16 +210,49 @@ class ComparisonModel(Storable):
             weight=comparisons.weights,
             n_items=len(items),
             ordered=self.order_effect,
+            levels=answers.levels,
         )
+        auxiliary = np.ones(sum(site.size for site in answers.auxiliaries))  # log-normal: Normal(0, 1) in theta
+        of_others = np.append(np.full(len(self.effects), ORDER_SD**-2), auxiliary)
         return LinearForm(
             rows=Differences(head.features(items), first, second, self.covariates(len(first))).compact(),
-            link=self.link,
+            answers=answers,
             outcome=outcome,
             weight=weight,
-            prior_precision=np.append(of_head, np.full(len(self.effects), ORDER_SD**-2)),
+            prior_precision=np.append(of_head, of_others),
             gauge=size if head.per_item and math.isinf(sd) else 0,
-            layout=((head.site, size), *((name, 0) for name in self.effects)),
+            layout=((head.site, size), *((name, 0) for name in self.effects), *answers.auxiliaries),
         )
+
+    def log_densities(self, z: np.ndarray, items: Any, comparisons: Any) -> np.ndarray:
+        """Log joint density [n] of model and data at vectors z [n, p] of the linear form, whose sites they are."""
+        return self.linear_form(items, comparisons).log_densities(z)
+
+    def prepared(self, items: Any, comparisons: Any) -> tuple[ComparisonModel, tuple[Any, ...], dict[str, Any]]:
+        """The model, and its data as compiled programs take them: checked, without names, filled up to a size class."""
+        self.check(items, comparisons)
+        check_in_memory(items)
+        return self, (items.nameless(), comparisons.nameless().filled_up()), {}
+
+    def observed(self, items: Any, comparisons: Any) -> dict[str, np.ndarray]:
+        """The observed site: answers, as the distribution of `answer` takes them."""
+        return {"outcome": np.asarray(self.encode(comparisons.outcome))}
+
+    def pointwise(
+        self, draws: Mapping[str, np.ndarray], rng: np.random.Generator, items: Any, comparisons: Any
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Log likelihood [n, m] of every comparison, times its weight, and simulated answers [n, m], for n draws."""
+        self.check(items, comparisons)
+        logits = self.logits(draws, items, comparisons)
+        found = at_draws(self, logits, draws, comparisons.outcome, comparisons.weights, rng)
+        return {"outcome": found[0]}, {"outcome": found[1]}
+
+    def logits(self, draws: Mapping[str, np.ndarray], items: Any, comparisons: Any) -> np.ndarray:
+        """Logits [n, m] of the comparisons under n draws of the sites."""
+        rewards = np.asarray(self.head.rewards(draws, items))
+        logits = rewards[:, comparisons.first] - rewards[:, comparisons.second]
+        logits += self.shift(len(comparisons), draws).T if self.effects else 0.0
+        return logits * draws["precision"][:, comparisons.annotator] if self.annotators else logits
 
     def _linear_head(self) -> LinearInParameters:
         if not isinstance(self.head, LinearInParameters):
@@ -209,7 +264,10 @@ class ComparisonModel(Storable):
     ) -> tuple[Callable[..., None], dict[str, Any]]:
         """The same posterior as a NumPyro model of u, theta = center + root u, and the data of that model."""
         check_in_memory(items)
-        return whitened_model(self.answer, self.linear_form(items, comparisons), center, root)
+        form = self.linear_form(items, comparisons)
+        # The prior is part of the data: without it equal programs serve any scale.
+        target = WhitenedModel(self.with_prior_sd(1.0).answer, form.answers.auxiliaries, len(center), form.gauge)
+        return target, whitened_data(self.encode, form, center, root)
 
     def _precision(self, comparisons: Comparisons) -> Any:
         assert comparisons.annotator_ids is not None
@@ -288,12 +346,16 @@ class Davidson(ComparisonModel):
                 f"{outcome[~np.isin(outcome, (0.0, 0.5, 1.0))][0]}. Use BradleyTerry or Thurstone for these."
             )
 
+    @property
+    def answers(self) -> DavidsonAnswers:
+        return DavidsonAnswers()
+
     def answer(self, logit: Any) -> Any:
         tie = numpyro.sample("tie_strength", dist.LogNormal(0.0, 1.0))
         return dist.CategoricalLogits(_davidson_logits(logit, tie, jnp))
 
     def encode(self, outcome: Any) -> Any:
-        return (2 * outcome).astype(int)
+        return (2 * outcome + 0.5).astype(int)
 
     def information(self, logit: Any, sites: Mapping[str, Any]) -> Any:
         second, tie, first = np.moveaxis(self.probabilities(logit, sites), -1, 0)

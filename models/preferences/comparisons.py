@@ -11,7 +11,11 @@ from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_floats, as_ids, as_indices, check_distinct, check_range, is_concrete, same_length
 from tercet.models._pytree import Container, pytree
+from tercet.models._size_classes import padded, size_class
 from tercet.models.items.items import Items
+
+LEAST_SIZE = 64
+"""Comparisons in the smallest size class."""
 
 
 @pytree("annotator_ids")
@@ -129,6 +133,24 @@ class Comparisons(Container):
     def coords(self) -> dict[str, list[Hashable]]:
         """The names along plate `annotator`, where there are annotators."""
         return {} if self.annotator_ids is None else {"annotator": list(self.annotator_ids)}
+
+    def nameless(self) -> Comparisons:
+        """The same answers, the annotators without names."""
+        names = None if self.annotator_ids is None else tuple(range(len(self.annotator_ids)))
+        return replace(self, annotator_ids=names)
+
+    def filled_up(self) -> Comparisons:
+        """These comparisons and others of weight zero, up to a size class: what compiled programs take."""
+        size = size_class(max(len(self), LEAST_SIZE))
+        rows = {
+            name: None if values is None else padded(values, size)
+            for name, values in vars(replace(self, weight=self.weights)).items()
+            if name != "annotator_ids"
+        }
+        filled: Comparisons = object.__new__(Comparisons)  # past the checks: users' weights are positive
+        for name, values in (rows | {"annotator_ids": self.annotator_ids}).items():
+            object.__setattr__(filled, name, values)
+        return filled
 
     def swap(self) -> Comparisons:
         """The same answers with first and second exchanged: a comparison means the same either way."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from scipy.special import expit
 
 from tercet.models._inputs import is_concrete
+from tercet.models.preferences.answers import GradedAnswers
 from tercet.models.preferences.comparison_models import ComparisonModel
 
 
@@ -62,16 +62,21 @@ class Graded(ComparisonModel):
                 f"such as {outcome[off][0]:g}. Set levels to the number of answers on the scale, or use BradleyTerry."
             )
 
+    @property
+    def answers(self) -> GradedAnswers:
+        return GradedAnswers(self.levels)
+
+    def derived(self, sites: Mapping[str, Any]) -> dict[str, Any]:
+        return {"cuts": sites["cut_gaps"] @ self.answers.from_gaps.T}
+
     def answer(self, logit: Any) -> Any:
-        count = self.levels // 2 - (self.levels % 2 == 0)
-        gaps = numpyro.sample("cut_gaps", dist.LogNormal(0.0, 1.0).expand([count]).to_event(1))
-        positive = jnp.cumsum(gaps)
-        middle = jnp.zeros(self.levels % 2 == 0)
-        cuts = numpyro.deterministic("cuts", jnp.concatenate([-positive[::-1], middle, positive]))
+        ((site, count),) = self.answers.auxiliaries
+        gaps = numpyro.sample(site, dist.LogNormal(0.0, 1.0).expand([count]).to_event(1))
+        cuts = numpyro.deterministic("cuts", self.derived({site: gaps})["cuts"])
         return dist.OrderedLogistic(logit, cuts)
 
     def encode(self, outcome: Any) -> Any:
-        return jnp.round(outcome * (self.levels - 1)).astype(int)
+        return (outcome * (self.levels - 1) + 0.5).astype(int)
 
     def information(self, logit: Any, sites: Mapping[str, Any]) -> Any:
         above = self._above(logit, sites)

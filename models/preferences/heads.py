@@ -18,6 +18,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from tercet.models._partition import ModelPytree
 from tercet.models._storable import Storable
 from tercet.models.items.features import Features, Identity
 from tercet.models.items.items import Items
@@ -33,7 +34,7 @@ def is_flat(prior_sd: Any) -> bool:
     return isinstance(prior_sd, (int, float)) and math.isinf(prior_sd)
 
 
-class Head(Storable, abc.ABC):
+class Head(ModelPytree, Storable, abc.ABC):
     """A reward r(x): a NumPyro model from items to rewards.
 
     A head of your own is a frozen dataclass with the two methods below. Derived from `ScaledHead` it has a prior scale,
@@ -46,6 +47,9 @@ class Head(Storable, abc.ABC):
     """
 
     per_item: ClassVar[bool] = False
+
+    def check(self, items: Items) -> None:
+        """Raise where the features of these items are not what this head expects (skipped while JAX traces)."""
 
     @abc.abstractmethod
     def __call__(self, items: Items) -> Float[Array, " n"]:
@@ -122,7 +126,7 @@ class LinearInParameters(ScaledHead):
         return sites[self.site] @ self.features(items)[:].T
 
 
-def scaled_normal(site: str, plate: str, size: int, unit: Any, prior_sd: float | None) -> Any:
+def scaled_normal(site: str, plate: str, size: int, unit: Any, prior_sd: float | jax.Array | None) -> Any:
     """Sample theta [size] ~ Normal(0, (prior_sd unit)^2 I), `prior_sd` a site of its own where it is None.
 
     Parameters

@@ -56,6 +56,10 @@ class Link(abc.ABC):
         """First derivative of the log likelihood in r."""
         return np.asarray(outcome * self._derivatives(r)[1] - (1.0 - outcome) * self._derivatives(-r)[1])
 
+    def likelihood_and_score(self, r: Array, outcome: Array) -> tuple[Array, Array]:
+        """Log likelihood and its first derivative in r."""
+        return self.log_likelihood(r, outcome), self.score(r, outcome)
+
     def curvature(self, r: Array, outcome: Array) -> Array:
         """Minus the second derivative of the log likelihood in r, not negative."""
         return np.asarray(-outcome * self._derivatives(r)[2] - (1.0 - outcome) * self._derivatives(-r)[2])
@@ -117,6 +121,11 @@ class Logistic(Link):
 
     def score(self, r: Array, outcome: Array) -> Array:
         return np.asarray(outcome - expit(r))
+
+    def likelihood_and_score(self, r: Array, outcome: Array) -> tuple[Array, Array]:
+        odds = np.exp(-np.abs(r))  # one exponential for both
+        likelihood = np.minimum(r, 0.0) - np.log1p(odds) - (1.0 - outcome) * r
+        return likelihood, outcome - np.where(r < 0.0, odds, 1.0) / (1.0 + odds)
 
     def curvature(self, r: Array, outcome: Array) -> Array:
         return self.information(r)

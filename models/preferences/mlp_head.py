@@ -66,6 +66,9 @@ class MLPHead(ScaledHead):
         if self.prior_sd is not None and math.isinf(self.prior_sd):
             raise ValueError("an MLP head needs a prior scale: prior_sd=None (learned) or a finite number.")
 
+    def check(self, items: Items) -> None:
+        check_standardised(items)
+
     def __call__(self, items: Items) -> Float[Array, " n"]:
         check_standardised(items)
         sites, inputs = {}, items.features.shape[1]

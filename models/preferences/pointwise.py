@@ -15,6 +15,7 @@ from numpyro.handlers import scale
 from tercet.models._inputs import as_jax
 from tercet.models._operators import Dense
 from tercet.models.items.items import Items, check_in_memory
+from tercet.models.preferences.answers import LinkAnswers
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.distributions import SoftBernoulli
@@ -80,6 +81,24 @@ class PointwiseClassifier(ComparisonModel):
         with numpyro.plate("example", len(shown)), scale(scale=weight):
             numpyro.sample("label", SoftBernoulli(logit, Logistic()), obs=label)
 
+    def prepared(self, items: Any, comparisons: Any) -> tuple[ComparisonModel, tuple[Any, ...], dict[str, Any]]:
+        self.check(items, comparisons)
+        check_in_memory(items)
+        return self, (items.nameless(), comparisons.nameless()), {}
+
+    def observed(self, items: Any, comparisons: Any) -> dict[str, np.ndarray]:
+        return {"label": np.concatenate([comparisons.outcome, 1.0 - comparisons.outcome])}
+
+    def pointwise(
+        self, draws: Mapping[str, np.ndarray], rng: np.random.Generator, items: Any, comparisons: Any
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        self.check(items, comparisons)
+        shown = np.concatenate([comparisons.first, comparisons.second])
+        logits = np.asarray(self.head.rewards(draws, items))[:, shown] + np.asarray(draws["intercept"])[:, None]
+        label, weight = self.observed(items, comparisons)["label"], np.tile(comparisons.weights, 2)
+        chosen = (rng.random(logits.shape) < Logistic().probability(logits)).astype(np.float64)
+        return {"label": weight * Logistic().log_likelihood(logits, label)}, {"label": chosen}
+
     @property
     def has_linear_form(self) -> bool:
         """Whether the exact Newton route is open: for heads linear in their parameters."""
@@ -95,7 +114,7 @@ class PointwiseClassifier(ComparisonModel):
         precision[-1] = INTERCEPT_SD**-2
         return LinearForm(
             rows=Dense(np.column_stack([self.head.features(items)[seen].astype(np.float64), np.ones(len(seen))])),
-            link=Logistic(),
+            answers=LinkAnswers(Logistic()),
             outcome=won / (won + lost),
             weight=won + lost,
             prior_precision=precision,
