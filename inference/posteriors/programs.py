@@ -90,7 +90,7 @@ def programs_of(bound: Bound, x64: bool) -> Sharing:
         numbers = _as_numbers(leaves)
         return Sharing(_shared(structure, _shapes(numbers), x64), numbers)
     except jax.errors.JAXTypeError:
-        return Sharing(Programs(lambda _: (model, *_constants(args, kwargs)), ()), ())
+        return _with_constants(model, args, kwargs)
     except (UnknownIdentityError, TypeError):
         return _unshared(model, args, kwargs)
 
@@ -108,11 +108,12 @@ def _unshared(model: Model, args: tuple[object, ...], kwargs: Mapping[str, objec
         numbers = _as_numbers(tuple(leaves[k] for k in where))
         return Sharing(Programs(bind, numbers), numbers)
     except jax.errors.JAXTypeError:
-        return Sharing(Programs(lambda _: (model, *_constants(args, kwargs)), ()), ())
+        return _with_constants(model, args, kwargs)
 
 
-def _constants(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
-    return bare_arrays_as_jax((args, kwargs))
+def _with_constants(model: Model, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Sharing:
+    args, kwargs = bare_arrays_as_jax((args, kwargs))  # here: converted while JAX traces they would be tracers
+    return Sharing(Programs(lambda _: (model, args, kwargs), ()), ())
 
 
 def _as_numbers(leaves: tuple[Any, ...]) -> Numbers:
