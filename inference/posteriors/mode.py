@@ -31,6 +31,7 @@ SMALL_GRADIENT = 1e-6
 """Largest absolute entry of the gradient at which the end of a search counts as a mode."""
 
 
+@runtime_checkable
 class SitePotential(Potential, Protocol):
     """A potential of real sites and of the logarithms of positive ones, known in closed form.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from typing import Any, get_args
 
 import jax
@@ -12,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-import scipy.stats
 from numpy.typing import ArrayLike
-from scipy.spatial.distance import cdist
 
 from tercet.models._inputs import as_floats, as_jax, is_concrete
 from tercet.models._pytree import ModelPytree
@@ -22,8 +19,9 @@ from tercet.models._size_classes import padded, size_class
 from tercet.models._storable import Storable
 from tercet.models.space.basis_normal import BasisNormal, summarised
 from tercet.models.space.frames import Frame
-from tercet.models.space.kernels import KERNELS, Array, Kernel, covariance
-from tercet.models.space.marginal_likelihoods import JITTER, BasisMarginal, ProcessMarginal
+from tercet.models.space.kernels import KERNELS, Array, Kernel, covariance, module
+from tercet.models.space.marginal_likelihoods import JITTER
+from tercet.models.space.pointwise_losses import at_surface, integrated_out
 from tercet.models.space.sites import Sites
 from tercet.models.space.spectral_basis import WALL as WALL
 from tercet.models.space.spectral_basis import SpectralBasis
@@ -34,7 +32,7 @@ from tercet.models.space.surface_models import (
     SummarisedSurface,
     SurfacePrior,
 )
-from tercet.models.space.surface_potential import SurfacePotential
+from tercet.models.space.surface_potential import SurfacePotential, basis_potential, process_potential
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
 POSITIVE = ("log-normal", "gamma")
@@ -43,8 +41,6 @@ BASIS = {1: 64, 2: 24, 3: 12}
 """Eigenfunctions per dimension, by number of dimensions; 24 resolve a tenth of the extent of the sites."""
 COARSE, COARSE_ROWS = 128, 4096
 """Numbers of sites where finer size classes begin: of an exact process, whose cost is their cube, and of a basis."""
-STRIDE, LEAST = 4, 100
-"""A search starts at the mode of every fourth site, or of half the functions an axis, where enough are left."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +231,7 @@ class LossSurface(ModelPytree, Storable):
         if self.basis:
             return {"surface": level + (self.scales(amplitude, length) * process) @ self.functions(coordinates).T}
         rows = zip(amplitude, length, process, strict=True)
-        return {"surface": level + np.stack([a * (self._factor(coordinates, one) @ white) for a, one, white in rows])}
+        return {"surface": level + np.stack([self._root(coordinates, a, one) @ white for a, one, white in rows])}
 
     def potential(self, sites: Sites | ArrayLike, losses: ArrayLike | None = None) -> SurfacePotential | None:
         """Minus the log posterior in closed form, where the process is integrated out; None where it is not."""
@@ -243,21 +239,9 @@ class LossSurface(ModelPytree, Storable):
             return None
         coordinates, response = self.data(sites, losses)
         prior = float(self.center), float(self.spread)
-        if not self.basis:
-            few = np.arange(0, len(response), STRIDE)
-            part = _process(self.kernel, coordinates[few], response[few]) if len(few) >= LEAST else None
-            smaller = None if part is None else SurfacePotential(part, *prior)
-            return SurfacePotential(_process(self.kernel, coordinates, response), *prior, smaller)
-        spectrum, summary = self.spectrum, summarised(self.functions(coordinates), response)
-        smaller = None
-        if len(summary.moment) >= LEAST:
-            coarse = SpectralBasis(self.kernel, self.basis // 2, self.frame.dim)
-            kept = np.flatnonzero((spectrum.indices <= coarse.size).all(axis=0))
-            part = summary._replace(
-                moment=summary.moment[kept], ones=summary.ones[kept], gram=summary.gram[np.ix_(kept, kept)]
-            )
-            smaller = SurfacePotential(partial(BasisMarginal, coarse, part), *prior)
-        return SurfacePotential(partial(BasisMarginal, spectrum, summary), *prior, smaller)
+        if self.basis:
+            return basis_potential(self.spectrum, summarised(self.functions(coordinates), response), *prior)
+        return process_potential(self.kernel, coordinates, response, *prior)
 
     def log_densities(self, z: np.ndarray, sites: Sites | ArrayLike, losses: ArrayLike) -> np.ndarray:
         """Log joint density [n] at vectors z [n, 4], Jacobian included, where the process is integrated out."""
@@ -286,49 +270,24 @@ class LossSurface(ModelPytree, Storable):
             return {}, {}
         coordinates, response = self.data(sites, losses)
         if not self.collapsed:
-            return self._pointwise_sampled(draws, rng, sites, response)
-        potential = self.potential(sites, losses)
-        assert potential is not None
-        columns = (np.log(draws["amplitude"]), np.log(draws["length"]), draws["level"], np.log(draws["noise"]))
-        marginals = [potential.marginal(u) for u in np.stack(columns, axis=1).astype(np.float64)]
-        phi = self.functions(coordinates) if self.basis else None
-        white = [self._process(phi, coordinates, marginal.u, rng) for marginal in marginals]
-        noise = np.asarray(draws["noise"])[:, None] * rng.standard_normal((len(white), len(response)))
-        simulated = np.asarray(draws["level"])[:, None] + np.stack(white) + noise
-        return {"losses": np.array([marginal.value for marginal in marginals])}, {"losses": simulated}
-
-    def _process(
-        self, phi: np.ndarray | None, coordinates: np.ndarray, u: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
-        """A draw [n] of the process from its prior, given the parameters."""
-        amplitude, length = np.exp(u[:2])
-        if phi is not None:
-            return np.asarray(phi @ (self.scales(amplitude, length) * rng.standard_normal(phi.shape[1])))
-        return np.asarray(amplitude * (self._factor(coordinates, length) @ rng.standard_normal(len(coordinates))))
-
-    def _pointwise_sampled(
-        self, draws: Mapping[str, np.ndarray], rng: np.random.Generator, sites: Sites | ArrayLike, response: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        surface = np.asarray(draws["surface"] if "surface" in draws else self.completed(draws, sites)["surface"])
-        column = {
-            name: np.asarray(draws[name], np.float64)[:, None]
-            for name in ("shape", "freedom", "noise")
-            if name in draws
-        }
-        if self.family == "gamma":
-            law = scipy.stats.gamma(column["shape"], scale=np.exp(surface) / column["shape"])
+            surface = draws["surface"] if "surface" in draws else self.completed(draws, sites)["surface"]
+            found = at_surface(self.family, np.asarray(surface), draws, response, rng)
         else:
-            law = scipy.stats.t(column["freedom"], loc=surface, scale=column["noise"])
-        return {"losses": law.logpdf(response)}, {"losses": np.asarray(law.rvs(surface.shape, random_state=rng))}
+            potential = self.potential(sites, losses)
+            assert potential is not None
+            found = integrated_out(potential.marginal, self._process_draws(coordinates, rng), draws, rng)
+        return {"losses": found[0]}, {"losses": found[1]}
+
+    def _process_draws(self, coordinates: np.ndarray, rng: np.random.Generator) -> Callable[[float, float], np.ndarray]:
+        """From amplitude and length to a draw [n] of the process at the sites."""
+        if self.basis:
+            phi, spectrum = self.functions(coordinates), self.spectrum
+            return lambda *parameters: phi @ (spectrum.scales(*parameters) * rng.standard_normal(phi.shape[1]))
+        return lambda *parameters: self._root(coordinates, *parameters) @ rng.standard_normal(len(coordinates))
 
     @property
     def _prior(self) -> SurfacePrior:
         return SurfacePrior(self.center, self.spread)
-
-    def _factor(self, coordinates: np.ndarray, length: float) -> np.ndarray:
-        """Cholesky factor [n, n] of the correlations of the exact process."""
-        correlation = covariance(self.kernel, coordinates, coordinates, float(length))
-        return np.linalg.cholesky(correlation + 10 * JITTER * np.eye(len(coordinates)))
 
     def _marginal(
         self, coordinates: jax.Array, level: jax.Array, amplitude: jax.Array, length: jax.Array, noise: jax.Array
@@ -340,17 +299,14 @@ class LossSurface(ModelPytree, Storable):
         total += (noise**2 + JITTER * amplitude**2) * jnp.eye(len(coordinates))
         return dist.MultivariateNormal(jnp.full(len(coordinates), level), total)
 
-    def _root(self, coordinates: jax.Array, amplitude: jax.Array, length: jax.Array) -> jax.Array:
+    def _root(self, coordinates: Array, amplitude: float | Array, length: float | Array) -> Array:
         """R [n, b] with R R' the covariance of the process at the sites."""
         if self.basis:
             return self.functions(coordinates) * self.scales(amplitude, length)
+        xp = module(coordinates)
         correlation = covariance(self.kernel, coordinates, coordinates, length)
-        factor: jax.Array = jnp.linalg.cholesky(correlation + 10 * JITTER * jnp.eye(len(coordinates)))
+        factor: Array = xp.linalg.cholesky(correlation + 10 * JITTER * xp.eye(len(coordinates)))
         return amplitude * factor
-
-
-def _process(kernel: Kernel, coordinates: np.ndarray, response: np.ndarray) -> partial[ProcessMarginal]:
-    return partial(ProcessMarginal, kernel, cdist(coordinates, coordinates), response)
 
 
 def _response(losses: ArrayLike, family: Family) -> jax.Array:

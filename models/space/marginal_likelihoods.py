@@ -72,9 +72,10 @@ class BasisMarginal(Marginal):
     @cached_property
     def _factor(self) -> np.ndarray | None:
         scales = self._scales[0]
-        precision = np.multiply(self.summary.gram, scales[:, None] * (scales / self._noise), order="F")
+        precision = self.summary.gram * (scales[:, None] / self._noise)
+        precision *= scales
         precision[np.diag_indices_from(precision)] += 1.0
-        return lower_factor(precision)
+        return lower_factor(precision.T)
 
     @cached_property
     def _residual(self) -> tuple[float, float, np.ndarray]:

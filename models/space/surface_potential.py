@@ -5,17 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
-from tercet.models.space.marginal_likelihoods import Marginal
+from tercet.models.space.basis_normal import Summary
+from tercet.models.space.kernels import Kernel
+from tercet.models.space.marginal_likelihoods import BasisMarginal, Marginal, ProcessMarginal
+from tercet.models.space.spectral_basis import SpectralBasis
 
 LOG_LENGTH, LOG_LENGTH_SD = math.log(0.4), 0.7
 """Mean and standard deviation of the logarithm of the length, in units of the frame, under the prior."""
 LEVEL_SPREADS, SD_SPREADS = 2.0, 1.5
 """Prior scales of the level, and of amplitude and noise, in units of the spread of the losses."""
 MEDIAN_HALF_NORMAL = 0.6744897501960817
+STRIDE, LEAST = 4, 100
+"""A search starts at the mode of every fourth site, or of half the functions an axis, where enough are left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,3 +94,27 @@ class SurfacePotential:
         of_length = -(z[1] - LOG_LENGTH) / LOG_LENGTH_SD**2
         of_level = -(z[2] - self.center) / (LEVEL_SPREADS * self.spread) ** 2
         return np.array([growth[0], of_length, of_level, growth[3]])
+
+
+def basis_potential(basis: SpectralBasis, summary: Summary, center: float, spread: float) -> SurfacePotential:
+    """The potential of a surface on a basis."""
+    smaller = None
+    if len(summary.moment) >= LEAST:
+        coarse = SpectralBasis(basis.kernel, basis.size // 2, basis.dim)
+        kept = np.flatnonzero((basis.indices <= coarse.size).all(axis=0))
+        moment, ones, gram = summary.moment[kept], summary.ones[kept], summary.gram[np.ix_(kept, kept)]
+        part = summary._replace(moment=moment, ones=ones, gram=gram)
+        smaller = SurfacePotential(partial(BasisMarginal, coarse, part), center, spread)
+    return SurfacePotential(partial(BasisMarginal, basis, summary), center, spread, smaller)
+
+
+def process_potential(
+    kernel: Kernel, coordinates: np.ndarray, response: np.ndarray, center: float, spread: float
+) -> SurfacePotential:
+    """The potential of an exact process at coordinates [n, q] with values [n]."""
+    distance = cdist(coordinates, coordinates)
+    smaller = None
+    if len(response) >= LEAST * STRIDE:
+        few = partial(ProcessMarginal, kernel, distance[::STRIDE, ::STRIDE].copy(), response[::STRIDE])
+        smaller = SurfacePotential(few, center, spread)
+    return SurfacePotential(partial(ProcessMarginal, kernel, distance, response), center, spread, smaller)
