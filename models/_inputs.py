@@ -57,7 +57,7 @@ def as_jax(tree: Any) -> Any:
         if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "fiub":
             return leaf
         dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-        if leaf.dtype.kind in "iu" and leaf.size and np.abs(leaf).max() < 2**31:
+        if leaf.dtype.itemsize > 4 and leaf.dtype.kind in "iu" and leaf.size and np.abs(leaf).max() < 2**31:
             dtype = np.dtype(np.int32)
         return jax.device_put(leaf.astype(dtype))  # jnp.asarray would compile a program for each shape
 

@@ -1,4 +1,4 @@
-"""Numbers and structure of a value: a compiled program takes the numbers as arguments, and serves every equal structure.
+"""Numbers and structure of a value: a compiled program takes the numbers, and serves every equal structure.
 
 Numbers are arrays and finite floats. Everything else is structure: classes, integers, strings, functions, infinities (a
 flat prior is another program), the shape of containers.
@@ -63,9 +63,35 @@ def partition(value: object) -> tuple[tuple[Any, ...], Structure]:
     return tuple(leaf for leaf in leaves if is_number(leaf)), Structure(tree, fixed)
 
 
-def opaque(value: object) -> Structure:
-    """A value without numbers, equal to no other value."""
-    return Structure(jax.tree.structure(0), ((value, id(value)),))
+class ModelPytree:
+    """Base of models, heads and the like, frozen dataclasses: finite floats and arrays in their fields are leaves.
+
+    JAX then traces a prior scale or a known volatility like data, and one program serves all their values. A field on
+    whose value Python has to decide is an integer, a string or a bool: these are structure, and so is an infinity.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+        def flatten(model: Any) -> tuple[list[tuple[Any, Any]], tuple[tuple[str, Structure], ...]]:
+            parts = {field.name: _parts(getattr(model, field.name)) for field in dataclasses.fields(model)}
+            keyed = [(jax.tree_util.GetAttrKey(name), numbers) for name, (numbers, _) in parts.items()]
+            return keyed, tuple((name, structure) for name, (_, structure) in parts.items())
+
+        def unflatten(aux: tuple[tuple[str, Structure], ...], values: Any) -> Any:
+            model: Any = object.__new__(cls)
+            for (name, structure), numbers in zip(aux, values, strict=True):
+                object.__setattr__(model, name, structure.bind(numbers))
+            return model
+
+        jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+
+
+def _parts(value: object) -> tuple[tuple[Any, ...], Structure]:
+    try:
+        return partition(value)
+    except UnknownIdentityError:  # the same only if it is the same object
+        return (), Structure(jax.tree.structure(0), ((value, id(value)),))
 
 
 def is_number(leaf: object) -> bool:
@@ -140,9 +166,8 @@ def _names(code: types.CodeType) -> list[str]:
 
 
 def _is_handler(value: object) -> bool:
-    from numpyro.primitives import Messenger  # here: importing NumPyro takes a second
-
-    return isinstance(value, Messenger)
+    """Whether this is one of NumPyro's effect handlers (by name: importing NumPyro takes a second)."""
+    return ("numpyro.primitives", "Messenger") in ((cls.__module__, cls.__name__) for cls in type(value).__mro__)
 
 
 def _is_frozen(value: Any) -> bool:

@@ -13,7 +13,8 @@ import numpy as np
 from numpyro.infer.hmc import hmc
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
-from tercet.inference.posteriors.programs import Numbers, Programs, Sharing, compiled_once
+from tercet.inference.posteriors.programs import Programs, Sharing
+from tercet.inference.posteriors.sharing import Numbers, compiled_once
 from tercet.models._inputs import as_jax
 
 CHUNK = 25
@@ -99,7 +100,7 @@ class Schedule:
 def _programs(
     programs: Programs, transformed: bool, warmup: int, target_accept: float
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The two programs of a posterior: (keys, trials, data) -> (state, found), (state, data, count) -> (state, kept)."""
+    """The two programs: (keys, trials, data) -> (state, found), and (state, data, count) -> (state, kept)."""
 
     def potential(numbers: Numbers, coordinates: tuple[jax.Array, jax.Array] | None) -> Callable[[jax.Array], Any]:
         if coordinates is None:

@@ -42,7 +42,7 @@ def log_density_unconstrained(problem: Problem, z: np.ndarray) -> Float[np.ndarr
 
 
 def pointwise(problem: Problem, draws: Mapping[str, np.ndarray], key: KeyLike = 0) -> tuple[Draws, Draws]:
-    """Log likelihood [n, observations...] of every observed site, weights included, and one simulated data set a draw."""
+    """Log likelihood [n, observations...] of every observed site, weights included, and a simulated data set a draw."""
     model = problem.model
     if isinstance(model, Pointwise):
         return model.pointwise(dict(draws), as_generator(key), *problem.args, **problem.kwargs)

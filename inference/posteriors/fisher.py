@@ -8,6 +8,7 @@ else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,14 @@ from jaxtyping import Float
 from numpyro.handlers import seed, substitute, trace
 
 from tercet.inference.posteriors.fisher_families import base_distribution, family_information
-from tercet.inference.posteriors.sites import Model, Site, Trace, bare_arrays_as_jax
-from tercet.models._inputs import KeyLike, as_key
+from tercet.inference.posteriors.sharing import Bind, Numbers, compiled_once, shared
+from tercet.inference.posteriors.sites import Model, Site, Trace
+from tercet.models._inputs import KeyLike, as_jax, as_key
 
-Observations = Callable[[jax.Array], Trace]
-"""From the parameters as one vector [p] to the traced sites of the observations."""
-Information = Callable[[jax.Array, int | None, KeyLike], np.ndarray]
-"""Function of (theta, samples, key)."""
+Observations = Callable[[jax.Array, Numbers], Trace]
+"""From the parameters as one vector [p], and the numbers of a model and its data, to the observations' traced sites."""
+Information = Callable[[jax.Array, Numbers, int | None, KeyLike], np.ndarray]
+"""Function of (theta, numbers, samples, key)."""
 
 
 def fisher_information(
@@ -76,81 +78,92 @@ def fisher_information(
     3.0
     """
     with jax.enable_x64(True):
-        args, kwargs = bare_arrays_as_jax((args, kwargs))
-        theta, unravel = ravel_pytree({name: jnp.asarray(value, float) for name, value in sites.items()})
-
-        def observations(flat: jax.Array) -> Trace:
-            fixed = substitute(seed(model, as_key(key)), data=unravel(flat))
-            traced: Trace = trace(fixed).get_trace(*args, **kwargs)
-            unknown = [n for n in sites if n not in traced or traced[n]["type"] not in ("sample", "param")]
-            if unknown:
-                raise ValueError(
-                    f"the model has no sample site named {unknown[0]!r}, it has "
-                    f"{[n for n, s in traced.items() if s['type'] == 'sample']}; where a head learns its scale, give "
-                    "it one first (model.with_prior_sd(...))."
-                )
-            return {n: s for n, s in traced.items() if n not in sites}
-
-        return information_program(observations, theta)(theta, samples, key)
+        values = {name: np.asarray(sites[name], np.float64) for name in sorted(sites)}
+        shapes = tuple((name, value.shape) for name, value in values.items())
+        theta = as_jax(np.concatenate([value.ravel() for value in values.values()]))
+        program, numbers = shared((model, args, kwargs), partial(_information_about, shapes))
+        return program(theta, numbers, samples, key)
 
 
-def information_program(observations: Observations, theta: jax.Array) -> Information:
-    """Information [p, p] as a function of (theta, samples, key); what has a closed form is compiled once.
+def _information_about(shapes: tuple[tuple[str, tuple[int, ...]], ...], bind: Bind, numbers: Numbers) -> Information:
+    """The program of the information about sites of these shapes."""
+    zeros = {name: np.zeros(shape) for name, shape in shapes}
+    flat, unravel = ravel_pytree(zeros)
+
+    def observations(theta: jax.Array, numbers: Numbers) -> Trace:
+        model, args, kwargs = bind(numbers)
+        traced: Trace = trace(substitute(seed(model, as_key(0)), data=unravel(theta))).get_trace(*args, **kwargs)
+        unknown = [n for n in zeros if n not in traced or traced[n]["type"] not in ("sample", "param")]
+        if unknown:
+            raise ValueError(
+                f"the model has no sample site named {unknown[0]!r}, it has "
+                f"{[n for n, s in traced.items() if s['type'] == 'sample']}; where a head learns its scale, give "
+                "it one first (model.with_prior_sd(...))."
+            )
+        return {n: s for n, s in traced.items() if n not in zeros}
+
+    return information_program(observations, len(flat), numbers)
+
+
+def information_program(observations: Observations, size: int, numbers: Numbers) -> Information:
+    """Information [p, p] as a function of (theta, numbers, samples, key), compiled once.
 
     Parameters
     ----------
-    observations : from the parameters [p] to the traced sites of the observations
-    theta : array [p], of which only the shape is read
+    observations : from the parameters [p] and the numbers to the traced sites of the observations
+    size : number of parameters p
+    numbers : of which only shapes are read
     """
-    families = _families(observations, theta)
+    families = _families(observations, jnp.zeros(size), numbers)
     if not families:
         raise ValueError("the model has no observations besides the given sites: there is no information about them.")
-    closed = [jax.jit(_closed_form(observations, name)) for name, family in families.items() if family is None]
+    closed = [compiled_once(_closed_form(observations, name)) for name, family in families.items() if family is None]
     simulated = {name: family for name, family in families.items() if family is not None}
+    average = cache(partial(_simulated, observations))
 
-    def information(theta: jax.Array, samples: int | None, key: KeyLike) -> np.ndarray:
+    def information(theta: jax.Array, numbers: Numbers, samples: int | None, key: KeyLike) -> np.ndarray:
         total = np.zeros((len(theta), len(theta)))
         for part in closed:
-            total += np.asarray(part(theta))
+            total += np.asarray(part(theta, numbers))
         for name, family in simulated.items():
             if samples is None:
                 raise ValueError(
                     f"site {name!r} has the family {family}, whose Fisher information has no closed form here; pass "
                     "samples=10_000 (and a key) to average simulated scores."
                 )
-            total += _simulated(observations, theta, name, samples, key)
+            total += np.asarray(average(name, samples)(theta, numbers, as_key(key)))
         return total
 
     return information
 
 
-def _families(observations: Observations, theta: jax.Array) -> dict[str, str | None]:
+def _families(observations: Observations, theta: jax.Array, numbers: Numbers) -> dict[str, str | None]:
     """Observed sites: None where the information has a closed form, else the name of the family."""
     families: dict[str, str | None] = {}
 
-    def classify(flat: jax.Array) -> None:  # traced, not run
-        for name, site in observations(flat).items():
+    def classify(theta: jax.Array, numbers: Numbers) -> None:  # traced, not run
+        for name, site in observations(theta, numbers).items():
             if site["type"] == "sample" and not isinstance(site["fn"], dist.Unit):
                 base = base_distribution(site["fn"])
                 families[name] = type(base).__name__ if family_information(base) is None else None
 
-    jax.eval_shape(classify, theta)
+    jax.eval_shape(classify, theta, numbers)
     return families
 
 
-def _closed_form(observations: Observations, name: str) -> Callable[[jax.Array], jax.Array]:
-    """Function from theta to J' I(eta) J [p, p] of one site."""
+def _closed_form(observations: Observations, name: str) -> Callable[[jax.Array, Numbers], jax.Array]:
+    """Function from theta and the numbers to J' I(eta) J [p, p] of one site."""
 
-    def parameters(flat: jax.Array) -> jax.Array:
-        fn = observations(flat)[name]["fn"]
+    def parameters(flat: jax.Array, numbers: Numbers) -> jax.Array:
+        fn = observations(flat, numbers)[name]["fn"]
         eta = _parameters_and_information(fn)[0]
         batch = fn.shape()[: len(fn.shape()) - base_distribution(fn).event_dim]
         return jnp.broadcast_to(eta, (*batch, eta.shape[-1]))
 
-    def contribution(flat: jax.Array) -> jax.Array:
-        site = observations(flat)[name]
+    def contribution(flat: jax.Array, numbers: Numbers) -> jax.Array:
+        site = observations(flat, numbers)[name]
         fn, base = site["fn"], base_distribution(site["fn"])
-        eta, jacobian = parameters(flat), jax.jacfwd(parameters)(flat)  # [..., k], [..., k, p]
+        eta, jacobian = parameters(flat, numbers), jax.jacfwd(parameters)(flat, numbers)  # [..., k], [..., k, p]
         weight = _weight(site)  # of whole observations: the entries of one share it
         weight = weight.reshape(weight.shape + (1,) * (fn.event_dim - base.event_dim))
         inner = _parameters_and_information(fn)[1] * jnp.broadcast_to(weight, eta.shape[:-1])[..., None, None]
@@ -166,29 +179,29 @@ def _parameters_and_information(fn: dist.Distribution) -> tuple[jax.Array, jax.A
 
 
 def _simulated(
-    observations: Observations, theta: jax.Array, name: str, samples: int, key: KeyLike
-) -> Float[np.ndarray, "p p"]:
-    """Average outer product of the scores of simulated observations at one site."""
+    observations: Observations, name: str, samples: int
+) -> Callable[[jax.Array, Numbers, jax.Array], jax.Array]:
+    """Average outer product [p, p] of the scores of simulated observations at one site, of (theta, numbers, key)."""
 
-    def draw(flat: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        site = observations(flat)[name]
-        values = site["fn"].sample(key, (samples,))
+    def average(theta: jax.Array, numbers: Numbers, key: jax.Array) -> jax.Array:
+        site = observations(theta, numbers)[name]
+        values = jax.lax.stop_gradient(site["fn"].sample(key, (samples,)))
         shape = jax.eval_shape(site["fn"].log_prob, values[0]).shape
-        return values, jnp.broadcast_to(_weight(site), shape).ravel()
+        weight = jnp.broadcast_to(_weight(site), shape).ravel()
 
-    values, weight = jax.jit(draw)(theta, as_key(key))
+        def log_likelihood(theta: jax.Array, value: jax.Array) -> jax.Array:
+            return jnp.atleast_1d(observations(theta, numbers)[name]["fn"].log_prob(value)).ravel()
 
-    def log_likelihood(flat: jax.Array, value: jax.Array) -> jax.Array:
-        return jnp.atleast_1d(observations(flat)[name]["fn"].log_prob(value)).ravel()
+        jacobian = (jax.jacfwd if len(theta) <= len(weight) else jax.jacrev)(log_likelihood)
 
-    jacobian = (jax.jacfwd if len(theta) <= len(weight) else jax.jacrev)(log_likelihood)
+        def outer_product(value: jax.Array) -> jax.Array:
+            scores = jacobian(theta, value)  # [observations, p]: independent, so their outer products add
+            return jnp.asarray((scores * weight[:, None]).T @ scores)
 
-    def outer_product(value: jax.Array) -> jax.Array:
-        scores = jacobian(theta, value)  # [observations, p]: independent, so their outer products add
-        return jnp.asarray((scores * weight[:, None]).T @ scores)
+        batch = max(1, min(samples, 256, 1_000_000 // max(1, len(weight))))
+        return jax.lax.map(outer_product, values, batch_size=batch).mean(axis=0)
 
-    batch = max(1, min(samples, 256, 1_000_000 // max(1, len(weight))))
-    return np.asarray(jax.jit(lambda drawn: jax.lax.map(outer_product, drawn, batch_size=batch).mean(axis=0))(values))
+    return jax.jit(average)
 
 
 def _weight(site: Site) -> jax.Array:

@@ -157,9 +157,9 @@ class SiteGaussian(GaussianPosterior):
         """Posterior mean of every site, exact: exp(center + variance / 2) where z holds logarithms."""
         if not self.positive:
             return self.unravel(self.center)
-        variance = self.unravel(np.square(self.root).sum(axis=1))
-        center = self.unravel(self.center)
-        return self._with_derived({n: np.exp(v + variance[n] / 2) if n in self.positive else v for n, v in center.items()})
+        center, variance = self.unravel(self.center), self.unravel(np.square(self.root).sum(axis=1))
+        positive = {name: np.exp(center[name] + variance[name] / 2) for name in self.positive}
+        return self._with_derived(center | positive)
 
     def log_p(self, z: np.ndarray) -> Float[np.ndarray, " n"]:
         """Log joint density of model and data at unconstrained vectors [n, p], Jacobian included."""

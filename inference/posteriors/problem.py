@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from tercet.inference.posteriors.fisher import Information, information_program
 from tercet.inference.posteriors.programs import Prepared, Programs, Sharing, programs_of
-from tercet.inference.posteriors.sites import JaxSites, Model, Trace, observed_sites
+from tercet.inference.posteriors.sites import JaxSites, Model
 from tercet.models._inputs import KeyLike, as_jax, as_key
 
 
@@ -77,7 +76,7 @@ class Problem:
         model, args, kwargs = self.model, self.args, self.kwargs
         bound = model.prepared(*args, **kwargs) if isinstance(model, Prepared) else (model, args, kwargs)
         with self.precision():
-            return programs_of(bound, bool(self.x64))
+            return programs_of(bound)
 
     @cached_property
     def as_given(self) -> Sharing:
@@ -85,7 +84,7 @@ class Problem:
         if not isinstance(self.model, Prepared):
             return self.sharing
         with self.precision():
-            return programs_of((self.model, self.args, self.kwargs), bool(self.x64))
+            return programs_of((self.model, self.args, self.kwargs))
 
     def precision(self) -> AbstractContextManager[None]:
         """Context in which this problem's JAX code runs; the user's own setting is left as it was."""
@@ -139,7 +138,7 @@ class Problem:
     def information(self, z: np.ndarray, samples: int | None = None, key: KeyLike = 0) -> Float[np.ndarray, "p p"]:
         """Fisher information of the observed sites about z; `samples` as in `fisher_information`."""
         with self.precision():
-            return self._information(as_jax(np.asarray(z, np.float64)), samples, key)
+            return self.programs.information(as_jax(np.asarray(z, np.float64)), self.sharing.numbers, samples, key)
 
     def constrain(self, z: np.ndarray) -> dict[str, np.ndarray]:
         """Constrained and deterministic sites [n, ...] of unconstrained vectors [n, p]."""
@@ -157,12 +156,3 @@ class Problem:
             rows.append((forward - backward) / (2.0 * step))
         hessian = np.stack(rows)
         return np.asarray((hessian + hessian.T) / 2.0)
-
-    @cached_property
-    def _information(self) -> Information:
-        programs, numbers = self.sharing
-
-        def observed(z: jax.Array) -> Trace:
-            return observed_sites(programs.replayed(programs.constrained(z, numbers), numbers))
-
-        return information_program(observed, jnp.zeros(self.size))

@@ -1,13 +1,9 @@
-"""Compiled programs of NumPyro models: they take data and numbers of the model as arguments, and are kept by structure.
-
-A second fit of an equal model to data of the same shapes compiles nothing, and nothing that was learned or measured is
-a constant of a program.
-"""
+"""Compiled programs of a NumPyro model, as functions of unconstrained vectors and of the numbers of model and data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -17,24 +13,11 @@ from jax.flatten_util import ravel_pytree
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 
-from tercet.inference.posteriors.sites import (
-    JaxSites,
-    Model,
-    Trace,
-    bare_arrays_as_jax,
-    log_prob,
-    observed_sites,
-    prior_medians,
-)
+from tercet.inference.posteriors.fisher import Information, information_program
+from tercet.inference.posteriors.sharing import Bind, Bound, Numbers, compiled_once, shared
+from tercet.inference.posteriors.sites import JaxSites, Trace, log_prob, observed_sites, prior_medians
 from tercet.models._inputs import as_jax, as_key
-from tercet.models._partition import UnknownIdentityError, is_number, partition
 
-Numbers = tuple[jax.Array, ...]
-"""Data and numbers of a model, in the order of its leaves."""
-Bound = tuple[Model, tuple[object, ...], Mapping[str, object]]
-"""A model with its positional and keyword arguments."""
-CACHED = 128
-"""Structures and shapes whose programs are kept."""
 FEW, BLOCK = 16, 128
 """Draws that a program is called with at once."""
 EVALUATED = 10_000_000
@@ -74,89 +57,16 @@ def _blocks(draws: Any, count: int, block: int) -> Iterator[Any]:
     for start in range(0, count, block):
         rows = np.arange(start, start + block)
         rows = np.where(rows < count, rows, start)
-        yield as_jax(jax.tree.map(lambda values: np.asarray(values)[rows], draws))
+        yield as_jax(jax.tree.map(partial(_taken, rows), draws))
 
 
-def programs_of(bound: Bound, x64: bool) -> Sharing:
-    """The programs of a model with its data, shared with all of the same structure and shapes.
-
-    A model that looks at the values of its data in Python cannot be traced without them: its programs have them as
-    constants, and are its own.
-    """
-    model, args, kwargs = bound
-    try:
-        leaves, structure = partition(bound)
-        hash(structure)
-        numbers = _as_numbers(leaves)
-        return Sharing(_shared(structure, _shapes(numbers), x64), numbers)
-    except jax.errors.JAXTypeError:
-        return _with_constants(model, args, kwargs)
-    except (UnknownIdentityError, TypeError):
-        return _unshared(model, args, kwargs)
+def _taken(rows: np.ndarray, values: Any) -> np.ndarray:
+    return np.asarray(np.asarray(values)[rows])
 
 
-def _unshared(model: Model, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Sharing:
-    """Programs of one model alone; its data are arguments where they can be traced."""
-    leaves, tree = jax.tree.flatten((args, kwargs))
-    where = [k for k, leaf in enumerate(leaves) if is_number(leaf)]
-
-    def bind(numbers: Numbers) -> Bound:
-        filled = dict(enumerate(leaves)) | dict(zip(where, numbers, strict=True))
-        return model, *jax.tree.unflatten(tree, list(filled.values()))
-
-    try:
-        numbers = _as_numbers(tuple(leaves[k] for k in where))
-        return Sharing(Programs(bind, numbers), numbers)
-    except jax.errors.JAXTypeError:
-        return _with_constants(model, args, kwargs)
-
-
-def _with_constants(model: Model, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Sharing:
-    args, kwargs = bare_arrays_as_jax((args, kwargs))  # here: converted while JAX traces they would be tracers
-    return Sharing(Programs(lambda _: (model, args, kwargs), ()), ())
-
-
-def _as_numbers(leaves: tuple[Any, ...]) -> Numbers:
-    converted = as_jax(tuple(np.asarray(leaf) if isinstance(leaf, (float, np.generic)) else leaf for leaf in leaves))
-    return tuple(converted)
-
-
-def _shapes(numbers: Numbers) -> tuple[tuple[tuple[int, ...], str], ...]:
-    return tuple((number.shape, str(number.dtype)) for number in numbers)
-
-
-@lru_cache(maxsize=CACHED)
-def _shared(structure: Any, shapes: tuple[tuple[tuple[int, ...], str], ...], x64: bool) -> Programs:
-    abstract = tuple(jax.ShapeDtypeStruct(shape, _dtype(name)) for shape, name in shapes)
-    return Programs(structure.bind, abstract)
-
-
-def _dtype(name: str) -> Any:
-    return jax.random.key(0).dtype if name.startswith("key<") else np.dtype(name)
-
-
-@cache
-def run_once_options() -> dict[str, bool | int] | None:
-    """Compiler options of programs that run once: four times quicker to compile, a few times slower to run.
-
-    None where the installed XLA does not know them. For CPUs: elsewhere the options have other effects.
-    """
-    options: dict[str, bool | int] = {
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
-    }
-    if jax.default_backend() != "cpu":
-        return None
-    try:
-        jax.jit(jnp.negative, compiler_options=options).lower(0.0).compile()
-    except Exception:  # XLA's own error, of another class in every version
-        return None
-    return options
-
-
-def compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` for a program that runs once or twice: compiled quickly, without optimisation."""
-    return jax.jit(function, compiler_options=run_once_options())
+def programs_of(bound: Bound) -> Sharing:
+    """The programs of a model with its data, shared with all of the same structure and shapes."""
+    return Sharing(*shared(bound, Programs))
 
 
 class Programs:
@@ -174,7 +84,7 @@ class Programs:
     size : number of parameters p
     """
 
-    def __init__(self, bind: Callable[[Numbers], Bound], numbers: tuple[Any, ...]) -> None:
+    def __init__(self, bind: Bind, numbers: tuple[Any, ...]) -> None:
         self.bind, self._abstract = bind, numbers
         shapes = jax.eval_shape(self._medians, jax.eval_shape(lambda: as_key(0)), numbers)
         zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
@@ -262,7 +172,7 @@ class Programs:
 
     @cached_property
     def evaluate(self) -> Callable[[JaxSites, jax.Array, Numbers], tuple[JaxSites, JaxSites]]:
-        """Log likelihood [n, ...] of every observed site and a simulated data set, for draws [n] and key data [n, 2]."""
+        """Log likelihood [n, ...] of every observed site and simulated data, for draws [n] and key data [n, 2]."""
 
         def evaluate(sites: JaxSites, key: jax.Array, numbers: Numbers) -> tuple[JaxSites, JaxSites]:
             observed = observed_sites(self.replayed(sites, numbers))
@@ -297,6 +207,15 @@ class Programs:
             return self.potential_at(z, numbers) + sum(jnp.sum(log_prob(site)) for site in observed)
 
         return self._by_cost(jax.hessian(minus_log_prior), self.size)
+
+    @cached_property
+    def information(self) -> Information:
+        """Fisher information [p, p] of the observed sites about z."""
+
+        def observed(z: jax.Array, numbers: Numbers) -> Trace:
+            return observed_sites(self.replayed(self.constrained(z, numbers), numbers))
+
+        return information_program(observed, self.size, self._abstract)
 
     def _seeded(self, numbers: Numbers) -> Trace:
         model, args, kwargs = self.bind(numbers)

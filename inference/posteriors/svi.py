@@ -18,7 +18,8 @@ from tercet.inference.posteriors.context import Context
 from tercet.inference.posteriors.gaussian import UnconstrainedGaussian
 from tercet.inference.posteriors.posterior import Diagnostics
 from tercet.inference.posteriors.problem import Problem
-from tercet.inference.posteriors.programs import Numbers, Programs, compiled_once
+from tercet.inference.posteriors.programs import Programs
+from tercet.inference.posteriors.sharing import Numbers, compiled_once
 from tercet.inference.posteriors.sites import Model
 from tercet.models._inputs import KeyLike, as_generator, as_jax
 
@@ -80,8 +81,8 @@ def svi(
         state = begin(*as_jax((problem.start,)))
         for start in range(0, steps, CHUNK):
             count = min(CHUNK, steps - start)
-            of_chunk = as_jax((rng.integers(0, 2**32, 2, dtype=np.uint32), np.float64(learning_rate), np.float64(steps)))
-            state, values = advance(state, numbers, count, *of_chunk)
+            seed = rng.integers(0, 2**32, 2, dtype=np.uint32)
+            state, values = advance(state, numbers, count, *as_jax((seed, *map(np.float64, (learning_rate, steps)))))
             losses.append(np.asarray(values)[:count])
             bar.update(count)
     history = np.concatenate(losses)

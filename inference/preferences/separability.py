@@ -61,7 +61,7 @@ def warn_if_separable(
         what = "some items won, or lost, every comparison against all others"
     else:
         unlikely = np.array([-mode.largest_predictor])
-        value, _, _ = form.answers.scores(unlikely, mode.point[form.coefficients :], np.ones(1))
+        value = form.answers.log_probability(unlikely, mode.point[form.coefficients :], np.ones(1))
         separable = bool(np.exp(value[0]) < CERTAIN)
         what = "some outcomes are predicted with certainty"
     if separable:

@@ -1,13 +1,12 @@
-"""Log probabilities of answers as functions of the logit and of a few auxiliary parameters, such as the strength of ties.
+"""Log probabilities of answers as functions of the logit and of auxiliary parameters, such as the strength of ties.
 
 With a link there are none; models of several answers have one (`Davidson`) or a few (`Graded`).
 """
 
 from __future__ import annotations
 
-import abc
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.special
@@ -34,21 +33,6 @@ class Auxiliary(NamedTuple):
         return max(self.length, 1)
 
 
-class Derivatives(NamedTuple):
-    """Log probability of each answer and its derivatives in (r, log a): the logit and k auxiliary parameters.
-
-    Attributes
-    ----------
-    value : array [m]
-    first : array [m, 1 + k]
-    second : array [m, 1 + k, 1 + k]
-    """
-
-    value: Float[np.ndarray, " m"]
-    first: Float[np.ndarray, "m q"]
-    second: Float[np.ndarray, "m q q"]
-
-
 class Scores(NamedTuple):
     """Log probability of each answer [m], its derivative in the logit [m] and in log a [m, k]."""
 
@@ -65,6 +49,7 @@ class Curvatures(NamedTuple):
     auxiliary: np.ndarray
 
 
+@runtime_checkable
 class Answers(Protocol):
     """Log probabilities of answers given their logits eta [m] and the logarithms of k auxiliary parameters."""
 
@@ -76,6 +61,10 @@ class Answers(Protocol):
     @property
     def levels(self) -> int | None:
         """Number K of answers 0, 1 / (K - 1), ..., 1; None where outcomes are fractions of two answers."""
+        ...
+
+    def log_probability(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+        """Log probabilities [m] of these outcomes."""
         ...
 
     def scores(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> Scores:
@@ -104,6 +93,9 @@ class LinkAnswers:
     auxiliaries: ClassVar[tuple[Auxiliary, ...]] = ()
     levels: ClassVar[int | None] = None
 
+    def log_probability(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+        return self.link.log_likelihood(eta, outcome)
+
     def scores(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> Scores:
         return Scores(*self.link.likelihood_and_score(eta, outcome), np.empty((len(eta), 0)))
 
@@ -118,52 +110,8 @@ def _of_logit(curvature: np.ndarray) -> Curvatures:
     return Curvatures(curvature, np.empty((len(curvature), 0)), np.empty((len(curvature), 0, 0)))
 
 
-class CategoricalAnswers(abc.ABC):
-    """One of K answers, 0, 1 / (K - 1), ..., 1, whose probabilities depend on auxiliary parameters.
-
-    A subclass says its auxiliary parameters, K and `log_probabilities`; the rest follows.
-
-    Attributes
-    ----------
-    levels : number K of answers
-    """
-
-    levels: int
-
-    @property
-    @abc.abstractmethod
-    def auxiliaries(self) -> tuple[Auxiliary, ...]:
-        """The sites of the k auxiliary parameters, in order."""
-
-    @abc.abstractmethod
-    def log_probabilities(self, eta: np.ndarray, log_auxiliary: np.ndarray, answer: np.ndarray) -> Derivatives:
-        """Log probability of the answers [m], numbered 0, ..., K - 1, and its derivatives."""
-
-    def scores(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> Scores:
-        value, first, _ = self.log_probabilities(eta, log_auxiliary, self._numbered(outcome))
-        return Scores(value, first[:, 0], first[:, 1:])
-
-    def curvatures(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> Curvatures:
-        return _split(-self.log_probabilities(eta, log_auxiliary, self._numbered(outcome)).second)
-
-    def information(self, eta: np.ndarray, log_auxiliary: np.ndarray) -> Curvatures:
-        size = 1 + len(log_auxiliary)
-        total = np.zeros((len(eta), size, size))
-        for answer in range(self.levels):
-            value, first, _ = self.log_probabilities(eta, log_auxiliary, np.full(len(eta), answer))
-            total += np.exp(value)[:, None, None] * first[:, :, None] * first[:, None, :]
-        return _split(total)
-
-    def _numbered(self, outcome: np.ndarray) -> Int[np.ndarray, " m"]:
-        return np.rint(outcome * (self.levels - 1)).astype(np.int64)
-
-
-def _split(matrices: Float[np.ndarray, "m q q"]) -> Curvatures:
-    return Curvatures(matrices[:, 0, 0], matrices[:, 0, 1:], matrices[:, 1:, 1:])
-
-
 @dataclass(frozen=True)
-class DavidsonAnswers(CategoricalAnswers):
+class DavidsonAnswers:
     """Logits (-r / 2, t, r / 2) of second, tie, first, with t = log nu.
 
     Parameters
@@ -177,20 +125,39 @@ class DavidsonAnswers(CategoricalAnswers):
     def auxiliaries(self) -> tuple[Auxiliary, ...]:
         return (Auxiliary("tie_strength", 0),)
 
-    def log_probabilities(self, eta: np.ndarray, log_auxiliary: np.ndarray, answer: np.ndarray) -> Derivatives:
-        slopes = np.array([[-0.5, 0.0], [0.0, 1.0], [0.5, 0.0]])  # of the three logits, in (r, t)
-        logits = np.stack([-0.5 * eta, np.broadcast_to(log_auxiliary[0], eta.shape), 0.5 * eta], axis=1)
-        logits -= scipy.special.logsumexp(logits, axis=1, keepdims=True)
-        p = np.exp(logits)
-        mean = p @ slopes
-        rows = np.arange(len(eta))
-        second = mean[:, :, None] * mean[:, None, :] - np.einsum("mk,ki,kj->mij", p, slopes, slopes)
-        return Derivatives(logits[rows, answer], slopes[answer] - mean, second)
+    def log_probability(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+        distance = np.abs(eta)
+        odds = np.exp(-0.5 * distance)
+        rest = odds * (odds + np.exp(log_auxiliary[0]))
+        value = (outcome - 0.5) * eta - 0.5 * distance - np.log1p(rest)
+        return np.asarray(value + np.where(outcome == 0.5, log_auxiliary[0], 0.0))
+
+    def scores(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> Scores:
+        _, tie, mean = self._probabilities(eta, log_auxiliary)
+        value = self.log_probability(eta, log_auxiliary, outcome)
+        return Scores(value, outcome - 0.5 - mean, ((outcome == 0.5) - tie)[:, None])
+
+    def curvatures(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> Curvatures:
+        return self.information(eta, log_auxiliary)  # of an exponential family: the same for every outcome
+
+    def information(self, eta: np.ndarray, log_auxiliary: np.ndarray) -> Curvatures:
+        decided, tie, mean = self._probabilities(eta, log_auxiliary)
+        own = 0.25 * decided - np.square(mean)
+        return Curvatures(own, (-mean * tie)[:, None], (tie * (1.0 - tie))[:, None, None])
+
+    def _probabilities(self, eta: np.ndarray, log_auxiliary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """P(decided), P(tie), and half of P(first) - P(second)."""
+        odds = np.exp(-0.5 * np.abs(eta))
+        square, tie = np.square(odds), odds * np.exp(log_auxiliary[0])
+        total = 1.0 + square + tie
+        return (1.0 + square) / total, tie / total, 0.5 * np.sign(eta) * (1.0 - square) / total
 
 
 @dataclass(frozen=True)
-class GradedAnswers(CategoricalAnswers):
+class GradedAnswers:
     """P(Y >= k) = 1 / (1 + exp(c_k - r)), with symmetric cuts: sums of gaps from 0 outwards.
+
+    With u = r - c_y and v = r - c_(y + 1), log(F(u) - F(v)) = log F(u) + log F(-v) + log(1 - exp(v - u)).
 
     Parameters
     ----------
@@ -211,29 +178,59 @@ class GradedAnswers(CategoricalAnswers):
         middle = np.zeros((int(self.levels % 2 == 0), count))
         return np.concatenate([-sums[::-1], middle, sums])
 
-    def log_probabilities(self, eta: np.ndarray, log_auxiliary: np.ndarray, answer: np.ndarray) -> Derivatives:
-        # With u = r - c_y and v = r - c_(y + 1): log(F(u) - F(v)) = log F(u) + log F(-v) + log(1 - exp(v - u)).
-        jacobian = self.from_gaps * np.exp(log_auxiliary)  # of the cuts in the logarithms of the gaps
-        k = len(log_auxiliary)
-        cuts = np.concatenate([[-np.inf], jacobian.sum(axis=1), [np.inf]])
-        slopes = np.concatenate([np.zeros((1, k)), jacobian, np.zeros((1, k))])
-        u, v, gap = eta - cuts[answer], eta - cuts[answer + 1], cuts[answer + 1] - cuts[answer]
-        up, down = scipy.special.expit(-u), scipy.special.expit(v)
-        between = 1.0 / np.expm1(gap)  # the derivative of log(1 - exp(-gap)), 0 at either end of the scale
-        bend = -between * (1.0 + between)
-        du, dv = (np.column_stack([np.ones(len(eta)), -slopes[answer + end]]) for end in (0, 1))
-        of_u, of_v = up + between, -down - between
-        first = of_u[:, None] * du + of_v[:, None] * dv
-        across = du - dv
-        second = -(
-            _outer((up * (1.0 - up))[:, None] * du, du)
-            + _outer((down * (1.0 - down))[:, None] * dv, dv)
-            - _outer(bend[:, None] * across, across)
-        )
-        diagonal = np.arange(1, k + 1)
-        second[:, diagonal, diagonal] -= of_u[:, None] * slopes[answer] + of_v[:, None] * slopes[answer + 1]
-        value = -np.logaddexp(0.0, -u) - np.logaddexp(0.0, v) + np.log(-np.expm1(-gap))
-        return Derivatives(value, first, second)
+    def log_probability(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+        cuts, answer = self._cuts(log_auxiliary), self._numbered(outcome)
+        u, v = eta - cuts[answer], eta - cuts[answer + 1]
+        between = np.log(-np.expm1(-np.diff(cuts)))
+        return np.asarray(between[answer] - np.logaddexp(0.0, -u) - np.logaddexp(0.0, v))
+
+    def scores(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> Scores:
+        answer, slopes = self._numbered(outcome), self._slopes(log_auxiliary)
+        of_u, of_v, _, _ = self._derivatives(eta, log_auxiliary, answer)
+        auxiliary = -of_u[:, None] * slopes[answer] - of_v[:, None] * slopes[answer + 1]
+        return Scores(self.log_probability(eta, log_auxiliary, outcome), of_u + of_v, auxiliary)
+
+    def curvatures(self, eta: np.ndarray, log_auxiliary: np.ndarray, outcome: np.ndarray) -> Curvatures:
+        answer, slopes = self._numbered(outcome), self._slopes(log_auxiliary)
+        of_u, of_v, up, down = self._derivatives(eta, log_auxiliary, answer)
+        at_u, at_v = slopes[answer], slopes[answer + 1]
+        gap = np.diff(self._cuts(log_auxiliary))[answer]
+        bend = 1.0 / np.expm1(gap) / -np.expm1(-gap)  # minus the second derivative of log(1 - exp(-gap))
+        square = up[:, None, None] * _outer(at_u, at_u) + down[:, None, None] * _outer(at_v, at_v)
+        square += bend[:, None, None] * _outer(at_v - at_u, at_v - at_u)
+        diagonal = np.arange(len(log_auxiliary))
+        square[:, diagonal, diagonal] += of_u[:, None] * at_u + of_v[:, None] * at_v
+        return Curvatures(up + down, -up[:, None] * at_u - down[:, None] * at_v, square)
+
+    def information(self, eta: np.ndarray, log_auxiliary: np.ndarray) -> Curvatures:
+        own, mixed, square = np.zeros(len(eta)), 0.0, 0.0
+        for outcome in np.linspace(0.0, 1.0, self.levels):
+            value, logit, auxiliary = self.scores(eta, log_auxiliary, np.full(len(eta), outcome))
+            p = np.exp(value)
+            own += p * np.square(logit)
+            mixed = mixed + (p * logit)[:, None] * auxiliary
+            square = square + p[:, None, None] * _outer(auxiliary, auxiliary)
+        return Curvatures(own, np.asarray(mixed), np.asarray(square))
+
+    def _derivatives(
+        self, eta: np.ndarray, log_auxiliary: np.ndarray, answer: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Derivatives of the log probability in u and in v, and the curvatures F'(u), F'(v) of its first two terms."""
+        cuts = self._cuts(log_auxiliary)
+        up, down = scipy.special.expit(cuts[answer] - eta), scipy.special.expit(eta - cuts[answer + 1])
+        between = (1.0 / np.expm1(np.diff(cuts)))[answer]  # 0 at either end of the scale
+        return up + between, -down - between, up * (1.0 - up), down * (1.0 - down)
+
+    def _cuts(self, log_auxiliary: np.ndarray) -> Float[np.ndarray, " c"]:
+        """The cuts between infinite ends."""
+        return np.concatenate([[-np.inf], self.from_gaps @ np.exp(log_auxiliary), [np.inf]])
+
+    def _slopes(self, log_auxiliary: np.ndarray) -> Float[np.ndarray, "c k"]:
+        """Derivatives of the cuts in the logarithms of the gaps, zero at either end."""
+        return np.pad(self.from_gaps * np.exp(log_auxiliary), ((1, 1), (0, 0)))
+
+    def _numbered(self, outcome: np.ndarray) -> Int[np.ndarray, " m"]:
+        return np.rint(outcome * (self.levels - 1)).astype(np.int64)
 
 
 def _outer(left: np.ndarray, right: np.ndarray) -> np.ndarray:

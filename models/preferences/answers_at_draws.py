@@ -60,7 +60,7 @@ def log_likelihood(
     answers = model.answers
     if answers is not None:
         logarithms = [np.log(np.ravel(sites[auxiliary.site])) for auxiliary in answers.auxiliaries]
-        return answers.scores(logit, np.concatenate([np.empty(0), *logarithms]), outcome).value
+        return answers.log_probability(logit, np.concatenate([np.empty(0), *logarithms]), outcome)
     size, count = size_class(len(logit)), len(logit)
     encoded = padded(np.asarray(model.encode(outcome)), size)
     with jax.enable_x64(True):

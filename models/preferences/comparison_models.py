@@ -27,7 +27,7 @@ from jaxtyping import Float
 from numpyro.handlers import scale, substitute
 
 from tercet.models._inputs import as_jax, is_concrete
-from tercet.models._pytree import ModelPytree
+from tercet.models._partition import ModelPytree
 from tercet.models._storable import Storable
 from tercet.models.items.items import Items, check_in_memory
 from tercet.models.preferences.answers import Answers, DavidsonAnswers, LinkAnswers

@@ -18,7 +18,7 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from tercet.models._pytree import ModelPytree
+from tercet.models._partition import ModelPytree
 from tercet.models._storable import Storable
 from tercet.models.items.features import Features, Identity
 from tercet.models.items.items import Items

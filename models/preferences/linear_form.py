@@ -168,7 +168,7 @@ class LinearForm:
         etas = self.rows.matmat(np.ascontiguousarray(thetas[:, : self.coefficients].T)).T
         values = -0.5 * np.square(thetas) @ self.prior_precision
         for k, (eta, theta) in enumerate(zip(etas, thetas, strict=True)):
-            values[k] += self.weight @ self.answers.scores(eta, theta[self.coefficients :], self.outcome)[0]
+            values[k] += self.weight @ self.answers.log_probability(eta, theta[self.coefficients :], self.outcome)
         if self.gauge:
             values -= 0.5 * np.square(thetas[:, : self.gauge].mean(axis=1))
         return np.asarray(values)

@@ -15,7 +15,7 @@ from numpyro.handlers import block, substitute
 
 from tercet.models._inputs import as_jax
 from tercet.models._operators import product_of
-from tercet.models._pytree import ModelPytree
+from tercet.models._partition import ModelPytree
 from tercet.models._size_classes import padded, size_class
 from tercet.models.preferences.answers import Auxiliary
 from tercet.models.preferences.linear_form import LinearForm

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import numpyro
@@ -16,7 +16,18 @@ from scipy.stats import halfnorm, norm
 from tercet.inference import LaplaceOptions, TrainingOptions, laplace
 from tercet.inference.posteriors.gaussian import SiteGaussian, UnconstrainedGaussian
 from tercet.inference.preferences.prior_scale import general_evidence, linear_evidence
-from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, MLPHead, Thurstone
+from tercet.models import (
+    AbilityHead,
+    BradleyTerry,
+    Comparisons,
+    Davidson,
+    Graded,
+    Items,
+    LinearHead,
+    MLPHead,
+    RaoKupper,
+    Thurstone,
+)
 from tercet.models.preferences.heads import HYPERPRIOR_SD
 
 
@@ -41,6 +52,10 @@ def moments(fit):
         (BradleyTerry(AbilityHead(math.inf)), {"m": 400, "soft": True}),
         (Thurstone(LinearHead(2.0)), {"weights": True, "soft": True}),
         (Thurstone(AbilityHead(0.7), order_effect=True), {"weights": True}),
+        (Davidson(LinearHead(1.0), order_effect=True), {"weights": True, "levels": 3}),
+        (Graded(AbilityHead(1.0), levels=4, order_effect=True), {"weights": True, "levels": 4}),
+        (Graded(LinearHead(1.0), levels=5), {"levels": 5}),
+        (RaoKupper(AbilityHead(1.0)), {"levels": 3}),
     ],
     ids=str,
 )
@@ -132,21 +147,21 @@ def test_evidence_of_the_general_route_is_that_of_the_linear_one(model, make_dat
     items, answers = make_data(weights=True)
     options = LaplaceOptions()
     linear = linear_evidence(model.with_prior_sd(1.0).linear_form(items, answers), options)[0]
-    general = general_evidence(model, items, answers, key=0, options=options)
+    general = general_evidence(model, items, answers, key=0, options=options)[0]
     for log_sd in (-1.5, 0.0, 1.0):
         assert general(log_sd) == pytest.approx(linear(log_sd), abs=1e-6)
 
 
 @pytest.mark.parametrize("curvature", ["exact", pytest.param("gauss-newton", marks=pytest.mark.slow)])
 def test_learned_scale_of_a_model_without_linear_form(curvature, make_data):
-    """Davidson: evidence of fixed-scale fits plus the scale's prior, largest at the scale found."""
+    """Annotators: evidence of fixed-scale fits plus the scale's prior, largest at the scale found."""
     items, answers = make_data(m=60)
-    tied = Comparisons(answers.first, answers.second, np.where(np.arange(60) % 5 == 0, 0.5, answers.outcome))
+    asked = replace(answers, annotator=np.arange(60) % 3)
     options = LaplaceOptions(curvature=curvature)
-    fit = laplace(Davidson(LinearHead()), items, tied, options=options)
+    fit = laplace(BradleyTerry(LinearHead(), annotators=True), items, asked, options=options)
     best = fit.diagnostics["prior_sd"]
     evidence = {
-        sd: laplace(Davidson(LinearHead(sd)), items, tied, options=options).diagnostics["log_evidence"]
+        sd: laplace(fit.model.with_prior_sd(sd), items, asked, options=options).diagnostics["log_evidence"]
         for sd in (0.7 * best, best, 1.4 * best)
     }
     found = {sd: value + halfnorm.logpdf(sd, scale=HYPERPRIOR_SD) + np.log(sd) for sd, value in evidence.items()}
@@ -203,15 +218,18 @@ ROUTES = {
     "exact Newton, scale fixed": (BradleyTerry(LinearHead(1.0)), EXACT),
     "exact Newton, scale learned": (BradleyTerry(LinearHead()), EXACT | LEARNED),
     "exact Newton, no prior": (Thurstone(AbilityHead(math.inf)), EXACT),
-    "general, scale fixed": (Davidson(LinearHead(1.0)), GENERAL),
-    "general, scale learned": (Davidson(LinearHead()), GENERAL | LEARNED),
-    "general, annotators": (BradleyTerry(LinearHead(1.0), annotators=True), GENERAL),
+    "exact Newton, ties": (Davidson(LinearHead(1.0)), EXACT),
+    "general, scale fixed": (BradleyTerry(LinearHead(1.0), annotators=True), GENERAL),
+    "general, scale learned": (Davidson(LinearHead(), annotators=True), GENERAL | LEARNED),
     "general, a NumPyro model": (wrapped(BradleyTerry(LinearHead(1.0))), GENERAL),
     "general, a handler": (scale(BradleyTerry(LinearHead()), scale=0.5), GENERAL),
     "last layer, scale fixed": (BradleyTerry(MLPHead(1.0, widths=(4,))), NETWORK),
     "last layer, scale learned": (BradleyTerry(MLPHead(widths=(4,))), NETWORK | LEARNED),
-    "last layer, general, scale fixed": (Davidson(MLPHead(1.0, widths=(4,))), NETWORK | GENERAL),
-    "last layer, general, scale learned": (Davidson(MLPHead(widths=(4,))), NETWORK | GENERAL | LEARNED),
+    "last layer, general, scale fixed": (BradleyTerry(MLPHead(1.0, widths=(4,)), annotators=True), NETWORK | GENERAL),
+    "last layer, general, scale learned": (
+        BradleyTerry(MLPHead(widths=(4,)), annotators=True),
+        NETWORK | GENERAL | LEARNED,
+    ),
 }
 
 

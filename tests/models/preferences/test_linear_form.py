@@ -26,4 +26,4 @@ def test_gradient_and_precision_are_derivatives(model, pairs, rng):
     numeric = np.array([(a[0] - b[0]) / 2e-5 for a, b in zip(up, down, strict=True)])
     np.testing.assert_allclose(gradient, numeric, atol=1e-6)
     hessian = np.array([(b[1] - a[1]) / 2e-5 for a, b in zip(up, down, strict=True)])
-    np.testing.assert_allclose(form.precision(eta), hessian, atol=1e-6)
+    np.testing.assert_allclose(form.precision(theta, eta), hessian, atol=1e-6)
