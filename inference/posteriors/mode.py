@@ -85,11 +85,11 @@ def gaussian_at_mode(
     start : array [p], where the search starts; by default at prior medians
     """
     closed = model.potential(*args, **kwargs) if isinstance(model, HasPotential) and start is None else None
-    if closed is not None and options.curvature == "exact":
-        problem: Potential = closed
-        solution = _closed_mode(closed, options)
+    problem: Potential
+    if closed is not None:
+        problem, solution = closed, _closed_mode(closed, options)
     else:
-        closed, problem = None, (general := Problem(model, args, kwargs, key, x64=True))
+        problem = general = Problem(model, args, kwargs, key, x64=True)
         solution = find_mode(problem, general.start if start is None else start, options)
     factor = curvature_factor(problem, solution.point, options)
     if not solution.converged:

@@ -13,7 +13,8 @@ import scipy.linalg
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.models._inputs import as_generator
 from tercet.models.space.kernels import derivative_over_distance, frequencies, squared_distances
-from tercet.models.space.loss_surfaces import JITTER, LossSurface
+from tercet.models.space.loss_surfaces import LossSurface
+from tercet.models.space.marginal_likelihoods import JITTER
 
 FEATURES = 1_000
 """Random Fourier features of a draw from the prior; conditioning on the data uses the exact kernel."""

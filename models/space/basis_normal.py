@@ -124,4 +124,5 @@ def _log_density(summary: Summary, level: Any, scales: jax.Array, noise: Any) ->
     explained = projected @ cho_solve((factor, True), projected) / noise**2
     quadratic = (square + n * shift**2 - explained) / noise**2
     log_det = 2 * jnp.log(jnp.diagonal(factor)).sum() + 2 * n * jnp.log(noise)
-    return -0.5 * (quadratic + log_det + n * jnp.log(2 * jnp.pi))
+    log_density: jax.Array = -0.5 * (quadratic + log_det + n * jnp.log(2 * jnp.pi))
+    return log_density

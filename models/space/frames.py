@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tercet.models._pytree import ModelPytree
+from tercet.models._partition import ModelPytree
 from tercet.models._storable import Storable
 from tercet.models.space.geometry import EARTH_RADIUS, as_sites, check_same_space, positions
 from tercet.models.space.sites import Metric, Sites

@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_floats, as_jax, is_concrete
-from tercet.models._pytree import ModelPytree
+from tercet.models._partition import ModelPytree
 from tercet.models._size_classes import padded, size_class
 from tercet.models._storable import Storable
 from tercet.models.space.basis_normal import BasisNormal, summarised
@@ -23,7 +23,6 @@ from tercet.models.space.kernels import KERNELS, Array, Kernel, covariance, modu
 from tercet.models.space.marginal_likelihoods import JITTER
 from tercet.models.space.pointwise_losses import at_surface, integrated_out
 from tercet.models.space.sites import Sites
-from tercet.models.space.spectral_basis import WALL as WALL
 from tercet.models.space.spectral_basis import SpectralBasis
 from tercet.models.space.surface_models import (
     CollapsedProcess,
@@ -305,8 +304,8 @@ class LossSurface(ModelPytree, Storable):
             return self.functions(coordinates) * self.scales(amplitude, length)
         xp = module(coordinates)
         correlation = covariance(self.kernel, coordinates, coordinates, length)
-        factor: Array = xp.linalg.cholesky(correlation + 10 * JITTER * xp.eye(len(coordinates)))
-        return amplitude * factor
+        root: Array = amplitude * xp.linalg.cholesky(correlation + 10 * JITTER * xp.eye(len(coordinates)))
+        return root
 
 
 def _response(losses: ArrayLike, family: Family) -> jax.Array:

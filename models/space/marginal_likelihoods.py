@@ -40,6 +40,11 @@ class Marginal(abc.ABC):
     def hessian(self) -> np.ndarray:
         """Hessian [4, 4] in u."""
 
+    @property
+    @abc.abstractmethod
+    def information(self) -> np.ndarray:
+        """Fisher information [4, 4] about u: tr(K^-1 K_i K^-1 K_j) / 2, and 1' K^-1 1 for the level."""
+
 
 @dataclass(frozen=True, eq=False)
 class BasisMarginal(Marginal):
@@ -109,6 +114,11 @@ class BasisMarginal(Marginal):
         return np.asarray(inverse)
 
     @cached_property
+    def _inverse(self) -> np.ndarray:
+        """V [b, b]."""
+        return np.asarray(self._inverse_factor.T @ self._inverse_factor)
+
+    @cached_property
     def gradient(self) -> np.ndarray:
         """Gradient [4] in u."""
         mean, variances = self._mean, np.einsum("ij,ij->j", self._inverse_factor, self._inverse_factor)
@@ -122,8 +132,7 @@ class BasisMarginal(Marginal):
     @cached_property
     def hessian(self) -> np.ndarray:
         """Hessian [4, 4] in u."""
-        root, mean, v = self._inverse_factor, self._mean, self._noise
-        inverse = root.T @ root
+        inverse, mean, v = self._inverse, self._mean, self._noise
         (scales, slopes, bend), (shift, square, projected) = self._scales, self._residual
         ones, variances = self.summary.ones * scales, inverse.diagonal()
         squares = np.square(inverse)
@@ -141,6 +150,20 @@ class BasisMarginal(Marginal):
         explained = -2 * (square - projected @ mean) / v + 2 * mean @ mean + 4 * mean @ moved
         hessian[3, 3] = explained + 2 * (squares.sum() - variances.sum())
         return _symmetric(hessian)
+
+    @cached_property
+    def information(self) -> np.ndarray:
+        """Fisher information [4, 4] about u."""
+        squares, (scales, slopes, _) = np.square(self._inverse), self._scales
+        variances, ones = self._inverse.diagonal(), self.summary.ones * scales
+        between = 2 * squares
+        between[np.diag_indices_from(between)] += 2 - 4 * variances  # 2 (I - V)_jk^2
+        information = np.zeros((4, 4))
+        information[:2, :2] = slopes @ between @ slopes.T
+        information[:2, 3] = slopes @ (2 * (variances - squares.sum(axis=1)))
+        information[2, 2] = (self.summary.count - ones @ self._inverse @ ones / self._noise) / self._noise
+        information[3, 3] = 2 * (self.summary.count - len(variances) + squares.sum())
+        return _symmetric(information)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +228,24 @@ class ProcessMarginal(Marginal):
         return np.asarray(inverse.T)
 
     @cached_property
+    def _inverse(self) -> np.ndarray:
+        """K^-1."""
+        return np.asarray(self._inverse_triangle + np.triu(self._inverse_triangle, 1).T)
+
+    @cached_property
+    def _traces(self) -> tuple[float, float, np.ndarray]:
+        """Traces of K^-1 and K^-1 K_1, and of K^-1 K_i K^-1 K_j [3, 3] (upper triangle) without the level."""
+        (process, noise), n = self._variances, len(self.response)
+        product = self._inverse @ (process * self._correlations[1])
+        trace, along = float(np.trace(self._inverse)), float(np.trace(product))
+        square, crossed = np.vdot(self._inverse, self._inverse), np.vdot(product, self._inverse)
+        first = 4 * (n - 2 * noise * trace + noise**2 * square)
+        traces = np.diag([first, np.vdot(product, product.T), 4 * noise**2 * square])
+        traces[0, 1:] = 2 * (along - noise * crossed), 4 * noise * (trace - noise * square)
+        traces[1, 2] = 2 * noise * crossed
+        return trace, along, traces
+
+    @cached_property
     def gradient(self) -> np.ndarray:
         """Gradient [4] in u."""
         (process, noise), weights, n = self._variances, self._weights, len(self.response)
@@ -218,25 +259,14 @@ class ProcessMarginal(Marginal):
     @cached_property
     def hessian(self) -> np.ndarray:
         """Hessian [4, 4] in u: one product of n x n matrices."""
-        (process, noise), a, inverse, n = self._variances, self._weights, self._inverse_triangle, len(self.response)
-        inverse = inverse + np.triu(inverse, 1).T
+        (process, noise), a, inverse, n = self._variances, self._weights, self._inverse, len(self.response)
         r = self.response - self.u[2]
         slope = process * self._correlations[1]
         bend = process * second_log_length_derivative(self.kernel, self.distance, float(np.exp(self.u[1])))
-        product = inverse @ slope
-        trace, square, along = np.trace(inverse), np.vdot(inverse, inverse), np.trace(product)
-        crossed = np.vdot(product, inverse)
+        trace, along, traces = self._traces
         # K_i a, and K^-1 K_j a, in the order of u without the level
         moved = np.stack([2 * (r - noise * a), slope @ a, 2 * noise * a])
         solved = self._solve(np.column_stack([moved.T, np.ones(n)])).T
-        traces = np.array(
-            [
-                [4 * (n - 2 * noise * trace + noise**2 * square), 2 * (along - noise * crossed),
-                 4 * noise * (trace - noise * square)],
-                [0.0, np.vdot(product, product.T), 2 * noise * crossed],
-                [0.0, 0.0, 4 * noise**2 * square],
-            ]
-        )  # fmt: skip
         second = np.array(
             [
                 [4 * (a @ r - noise * a @ a - n + noise * trace), 2 * (a @ moved[1] - along), 0.0],
@@ -251,6 +281,15 @@ class ProcessMarginal(Marginal):
         hessian[2, others] = hessian[others, 2] = -solved[:3].sum(axis=1)
         hessian[2, 2] = -solved[3].sum()
         return hessian
+
+    @cached_property
+    def information(self) -> np.ndarray:
+        """Fisher information [4, 4] about u."""
+        information = np.zeros((4, 4))
+        others = [0, 1, 3]
+        information[np.ix_(others, others)] = _symmetric(0.5 * self._traces[2])
+        information[2, 2] = self._inverse.sum()
+        return information
 
 
 def lower_factor(matrix: np.ndarray) -> np.ndarray | None:

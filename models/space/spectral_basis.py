@@ -58,7 +58,8 @@ class SpectralBasis:
 
     def functions(self, coordinates: Array) -> Array:
         """Values [n, size^q] at coordinates [n, q]."""
-        return self._product(coordinates, axis=None)
+        values: Array = self._product(coordinates, axis=None)
+        return values
 
     def derivatives(self, coordinates: Array) -> Array:
         """Derivatives [q, n, size^q] along each axis."""

@@ -13,7 +13,7 @@ from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import Distribution, constraints
 from numpyro.handlers import scale
 
-from tercet.models._pytree import ModelPytree
+from tercet.models._partition import ModelPytree
 from tercet.models.space.basis_normal import Summary, SummaryNormal
 from tercet.models.space.kernels import Kernel, covariance
 from tercet.models.space.marginal_likelihoods import JITTER
@@ -153,4 +153,4 @@ class WeightedProcess(Distribution):  # type: ignore[misc]
         factor = jnp.linalg.cholesky(both * self.covariance + jnp.diag(diagonal))
         white = solve_triangular(factor, self.weight * (value - self.level), lower=True)
         log_det = 2 * jnp.log(jnp.diagonal(factor)).sum() + self.weight.sum() * jnp.log(2 * jnp.pi)
-        return -0.5 * (white @ white + log_det)
+        return jnp.asarray(-0.5 * (white @ white + log_det))

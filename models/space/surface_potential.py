@@ -68,10 +68,16 @@ class SurfacePotential:
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
         """Hessian [4, 4] of the potential."""
-        z = np.asarray(z, np.float64)
-        growth = -2 * np.exp(2 * z) / (SD_SPREADS * self.spread) ** 2
-        level = -1 / (LEVEL_SPREADS * self.spread) ** 2
-        return np.asarray(-self._at(z).hessian - np.diag([growth[0], -1 / LOG_LENGTH_SD**2, level, growth[3]]))
+        return np.asarray(self._prior_precision(z) - self._at(np.asarray(z, np.float64)).hessian)
+
+    def gauss_newton(self, z: np.ndarray) -> np.ndarray:
+        """Fisher information of the losses plus the Hessian [4, 4] of minus the log prior."""
+        return np.asarray(self._prior_precision(z) + self._at(np.asarray(z, np.float64)).information)
+
+    def _prior_precision(self, z: np.ndarray) -> np.ndarray:
+        growth = 2 * np.exp(2 * np.asarray(z)) / (SD_SPREADS * self.spread) ** 2
+        level = 1 / (LEVEL_SPREADS * self.spread) ** 2
+        return np.diag([growth[0], 1 / LOG_LENGTH_SD**2, level, growth[3]])
 
     def _at(self, z: np.ndarray) -> Marginal:
         """The likelihood at z: a search asks for value, gradient and Hessian in turn."""
