@@ -300,11 +300,12 @@ class LossSurface(ModelPytree, Storable):
 
     def _root(self, coordinates: Array, amplitude: float | Array, length: float | Array) -> Array:
         """R [n, b] with R R' the covariance of the process at the sites."""
+        root: Array
         if self.basis:
-            return self.functions(coordinates) * self.scales(amplitude, length)
-        xp = module(coordinates)
-        correlation = covariance(self.kernel, coordinates, coordinates, length)
-        root: Array = amplitude * xp.linalg.cholesky(correlation + 10 * JITTER * xp.eye(len(coordinates)))
+            root = self.functions(coordinates) * self.scales(amplitude, length)
+            return root
+        xp, correlation = module(coordinates), covariance(self.kernel, coordinates, coordinates, length)
+        root = amplitude * xp.linalg.cholesky(correlation + 10 * JITTER * xp.eye(len(coordinates)))
         return root
 
 
