@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from tercet.inference.posteriors.programs import Prepared, Programs, Sharing, programs_of
+from tercet.inference.posteriors.programs import Programs, Sharing, programs_of
+from tercet.inference.posteriors.sharing import Prepared
 from tercet.inference.posteriors.sites import JaxSites, Model
 from tercet.models._inputs import KeyLike, as_jax, as_key
 
