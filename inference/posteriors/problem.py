@@ -36,6 +36,15 @@ class Potential(Protocol):
         ...
 
 
+@runtime_checkable
+class Completing(Protocol):
+    """A model whose programs, for data filled up to a size class, leave out sites that have a row for each datum."""
+
+    def completed(self, draws: Mapping[str, np.ndarray], *args: object, **kwargs: object) -> dict[str, np.ndarray]:
+        """These deterministic sites [n, ...] of n draws of the others."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Potential, transforms and curvature of `model(*args, **kwargs)`, by programs that equal models share.
@@ -136,7 +145,9 @@ class Problem:
         """Constrained and deterministic sites [n, ...] of unconstrained vectors [n, p]."""
         with self.precision():
             sites: dict[str, np.ndarray] = self.sharing.over_draws(self.programs.constrain, z)
-            return sites
+        if isinstance(self.model, Completing):
+            sites |= self.model.completed(sites, *self.args, **self.kwargs)
+        return sites
 
     def _hessian_by_differences(self, z: np.ndarray) -> Float[np.ndarray, "p p"]:
         step = 1e-4 if self.x64 else 1e-2
