@@ -13,11 +13,12 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from tercet.inference.posteriors.problem import _programs_of_data
+from tercet.inference.posteriors.problem import Problem
 from tercet.models import (
     Drift,
     ReferenceSDE,
     SnapshotModel,
+    Snapshots,
     big_vortex,
     brownian,
     constant_volatility,
@@ -178,9 +179,10 @@ def test_references_of_one_structure_share_a_program() -> None:
 
 
 def test_equal_models_share_the_programs_of_their_posterior() -> None:
+    data = (Snapshots(np.random.default_rng(0).normal(size=(3, 5, 1)), [0.0, 1.0, 2.0]),)
     one, other = (SnapshotModel(ReferenceSDE(ornstein_uhlenbeck(1), constant_volatility())) for _ in range(2))
-    assert _programs_of_data(one, True) is _programs_of_data(other, True)
-    assert _programs_of_data(one, True) is not _programs_of_data(SnapshotModel(one.sde, "consecutive"), True)
+    assert Problem(one, data).programs is Problem(other, data).programs
+    assert Problem(one, data).programs is not Problem(SnapshotModel(one.sde, "consecutive"), data).programs
 
 
 def test_references_are_static_arguments_or_pytrees() -> None:
