@@ -201,7 +201,8 @@ def _mean_square(
     offset = paths[1:] - moments.mean
     ridge = 1e-12 * scale**2 * jnp.eye(sde.dim)
     solved = jnp.linalg.solve(moments.covariance + ridge, offset[..., None])[..., 0]
-    return (offset * solved).sum(axis=-1)
+    each: Array = (offset * solved).sum(axis=-1)
+    return each
 
 
 def fitted_snapshots(posterior: Posterior) -> tuple[SnapshotModel, Snapshots]:

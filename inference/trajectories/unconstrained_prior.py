@@ -80,7 +80,8 @@ def _parts(prior: UnconstrainedPrior, z: Array) -> tuple[dict[str, Array], Array
 def _gradient(prior: UnconstrainedPrior, z: Array, gradient: dict[str, Array]) -> Array:
     def linear(z: Array) -> Array:
         theta, potential = _parts(prior, z)
-        return sum((value * gradient[site]).sum() for site, value in theta.items()) + potential
+        total: Array = sum(((value * gradient[site]).sum() for site, value in theta.items()), potential)
+        return total
 
     slope: Array = jax.grad(linear)(z)
     return slope

@@ -140,10 +140,14 @@ class SnapshotModel(Structural):
         scale = _data_weights(shares, present, slice(1, None))
         _observe("snapshots", mixture, jnp.concatenate(clouds[1:])[:, observed], scale)
 
-    @property
-    def data_may_be_traced(self) -> bool:
-        """One compiled program serves all snapshots of the same shape."""
-        return True
+    def prepared(
+        self, snapshots: Snapshots, weights: Sequence[jax.typing.ArrayLike] | None = None
+    ) -> tuple[SnapshotModel, tuple[object, ...], dict[str, object]]:
+        """The model, and its data as compiled programs take them: checked, without names, filled up to size classes."""
+        self.check(snapshots)
+        if weights is not None:  # of the particles that were given
+            return self, (snapshots, weights), {}
+        return self, (FilledSnapshots(snapshots),), {}
 
     @property
     def _simulates(self) -> bool:
@@ -205,7 +209,7 @@ class SnapshotModel(Structural):
     ) -> TransitionMoments:
         """Moments [K, n, ...] of the components of each later snapshot, short clouds filled up."""
         times, size = as_jax(snapshots.times), snapshots.magnitude  # passed on as data: they may be traced
-        present = _present(snapshots) or [None] * len(clouds)
+        present: Sequence[Array | None] = _present(snapshots) or [None] * len(clouds)
         if self.anchor == "first":
 
             def forward(

@@ -116,7 +116,7 @@ class Snapshots(Container):
 class FilledSnapshots(Snapshots):
     """Snapshots filled up to classes of sizes: one for the first, one that holds all later ones.
 
-    A compiled program of these serves snapshots of any sizes in the same classes. What fills up is copies of the first
+    A compiled program of these serves snapshots of any names, and of any sizes in the same classes. What fills up is copies of the first
     particle of each snapshot, so that every function of them is finite; `present` leaves them out.
 
     Parameters
@@ -139,7 +139,7 @@ class FilledSnapshots(Snapshots):
         particles = tuple(
             cloud[np.where(row < len(cloud), row, 0)] for row, cloud in zip(rows, snapshots.particles, strict=True)
         )
-        for name in ("times", "names", "observed"):
-            object.__setattr__(self, name, getattr(snapshots, name))
-        object.__setattr__(self, "particles", particles)
-        object.__setattr__(self, "present", present)
+        names = tuple(f"x{i}" for i in range(snapshots.dim))
+        kept = {"times": snapshots.times, "names": names, "observed": snapshots.observed}
+        for name, value in {**kept, "particles": particles, "present": present}.items():
+            object.__setattr__(self, name, value)

@@ -7,6 +7,7 @@ therefore serves every reference of one structure: another known volatility or p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
@@ -15,6 +16,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
+
+from tercet.models._partition import UnknownIdentityError, identity
 
 
 class Structural:
@@ -52,7 +55,7 @@ def _flatten(value: Any) -> tuple[tuple[Any, ...], Template]:
 
 def _rebuild(cls: type[Structural], template: Template, numbers: Any) -> Any:
     built = object.__new__(cls)
-    for field, value in zip(fields(cls), template.filled(numbers), strict=True):  # type: ignore[arg-type]
+    for field, value in zip(fields(cls), template.filled(numbers), strict=True):
         object.__setattr__(built, field.name, value)
     # Kept: whatever JAX puts in the place of a number (a shape, a marker) is one still.
     built.__dict__["_parts"] = Parts(tuple(numbers), template)
@@ -90,7 +93,7 @@ class Template:
 
     @cached_property
     def _key(self) -> Hashable:
-        kept = (leaf if isinstance(leaf, Template) or leaf is SLOT else _leaf(leaf) for leaf in self.leaves)
+        kept = (leaf if isinstance(leaf, Template) or leaf is SLOT else _identity(leaf) for leaf in self.leaves)
         return self.wrap, self.tree, *kept
 
     def __eq__(self, other: object) -> bool:
@@ -120,8 +123,8 @@ class Template:
 def separate(value: object, numbers_apart: bool = True) -> Parts:
     """Take a value apart; with `numbers_apart` false its numbers stay in the template.
 
-    Numbers are floats and floating-point arrays. Integers, booleans and arrays of them are structure: they are used as
-    sizes and indices.
+    Numbers are finite floats and floating-point arrays. Integers, booleans and arrays of them are structure: they are
+    used as sizes and indices.
     """
     numbers: list[Any] = []
 
@@ -150,7 +153,15 @@ def _is_mapping(value: object) -> bool:
 def _is_number(leaf: object) -> bool:
     if isinstance(leaf, (np.ndarray, jax.Array)):
         return bool(jax.numpy.issubdtype(leaf.dtype, np.floating))
-    return isinstance(leaf, (float, np.floating))
+    return isinstance(leaf, (float, np.floating)) and math.isfinite(leaf)
+
+
+def _identity(leaf: object) -> Hashable:
+    """Functions by their code and by what they refer to: a global constant that changes makes another program."""
+    try:
+        return identity(leaf)
+    except UnknownIdentityError:
+        return _leaf(leaf)
 
 
 def structure(value: object) -> Hashable:

@@ -114,13 +114,13 @@ def test_other_data_and_numbers_compile_nothing(case: str, rng: np.random.Genera
     sizes = [20, 21, 19]
     with compilations() as first:
         call(cells(rng, sizes), 0.8)
-    assert first.count <= most
+    assert first.programs <= most
     with compilations() as again:
         call(cells(rng, sizes), 0.7)
-    assert again.count == 0, "other data of the same shape"
+    assert again.programs == 0, "other data of the same shape"
     with compilations() as growth:
         call(cells(rng, [30, 32, 28]), 0.9)
-    assert growth.count == 0, "unequal sizes, grown by half, of the same class"
+    assert growth.programs == 0, "unequal sizes, grown by half, of the same class"
 
 
 def test_a_doubling_compiles_once(rng: np.random.Generator) -> None:
@@ -128,7 +128,7 @@ def test_a_doubling_compiles_once(rng: np.random.Generator) -> None:
     for n in (40, 60, 64, 65, 97, 128):
         with compilations() as found:
             simulate(pull(0.5), PULL, rng.normal(size=(n, 1)), [0.0, 1.0, 2.0])
-        counts.append(found.count)
+        counts.append(found.programs)
     assert counts[0] > 0
     assert counts[3] > 0
     assert counts[1:3] == counts[4:] == [0, 0]
@@ -142,7 +142,7 @@ def test_a_function_that_closes_over_its_data_is_caught(rng: np.random.Generator
     closing(rng.normal(size=5))
     with compilations() as found:
         closing(rng.normal(size=5))
-    assert found.count == 1
+    assert found.programs == 1
 
 
 def unfilled(monkeypatch: pytest.MonkeyPatch) -> None:
