@@ -32,7 +32,7 @@ from tercet.models import (
     repressilator,
     simulate,
 )
-from tercet.models.trajectories.structure import structure
+from tercet.models.trajectories.structure import content
 
 
 def pull(theta: Any, x: Any, t: Any) -> Any:
@@ -145,11 +145,11 @@ def test_functions_that_cannot_be_hashed_go_by_identity() -> None:
 
 
 def test_keys_and_arrays_go_by_value() -> None:
-    assert structure(jax.random.key(3)) == structure(jax.random.key(3))
-    assert structure(jax.random.key(3)) != structure(jax.random.key(4))
-    assert structure(np.arange(3)) == structure(np.arange(3))
-    assert structure(np.arange(3)) != structure(np.arange(3.0))
-    assert structure(np.arange(4)) != structure(np.arange(4).reshape(2, 2))
+    assert content(jax.random.key(3)) == content(jax.random.key(3))
+    assert content(jax.random.key(3)) != content(jax.random.key(4))
+    assert content(np.arange(3)) == content(np.arange(3))
+    assert content(np.arange(3)) != content(np.arange(3.0))
+    assert content(np.arange(4)) != content(np.arange(4).reshape(2, 2))
 
 
 def test_references_of_one_structure_share_a_program() -> None:
