@@ -10,6 +10,7 @@ import jax
 import matplotlib
 import numpy as np
 import pytest
+import runtime_types
 
 matplotlib.use("Agg")
 # Most of a short test is compilation: keep what XLA compiled between runs and between workers.
@@ -46,6 +47,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def bits(request: pytest.FixtureRequest) -> int:
     """JAX's precision: 64, and for tests marked `precision` also 32."""
     return getattr(request, "param", 64)
+
+
+@pytest.fixture(autouse=True)
+def _checked_types() -> None:
+    runtime_types.renew()
 
 
 @pytest.fixture(autouse=True)

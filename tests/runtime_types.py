@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 import types
-from functools import reduce
+from functools import reduce, wraps
 from operator import or_
 from typing import Any, Literal, Union, get_args, get_origin
 
 import jax
 import numpy as np
 from beartype import beartype
+from jaxtyping import config
 
+CHECKS = 5_000
+"""Calls that are checked in one test: half a second. Loops that call the same functions on prove nothing more."""
+left = CHECKS
 KeyLike = Union[int, np.integer[Any], jax.Array]  # noqa: UP007
 
 
@@ -24,7 +28,24 @@ def check(function: Any) -> Any:
     notes = getattr(function, "__annotations__", None)
     if isinstance(notes, dict):
         function.__annotations__ = {name: _relaxed(note) for name, note in notes.items()}
-    return beartype(function)
+    checked = beartype(function)
+
+    @wraps(checked)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        global left
+        left -= 1
+        if left < 0:
+            config.update("jaxtyping_disable", True)
+        return checked(*args, **kwargs)
+
+    return counted
+
+
+def renew() -> None:
+    """Check the next calls again."""
+    global left
+    left = CHECKS
+    config.update("jaxtyping_disable", False)
 
 
 def _relaxed(note: Any) -> Any:

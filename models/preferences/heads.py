@@ -126,7 +126,7 @@ class LinearInParameters(ScaledHead):
         return sites[self.site] @ self.features(items)[:].T
 
 
-def scaled_normal(site: str, plate: str, size: int, unit: Any, prior_sd: float | None) -> Any:
+def scaled_normal(site: str, plate: str, size: int, unit: Any, prior_sd: float | jax.Array | None) -> Any:
     """Sample theta [size] ~ Normal(0, (prior_sd unit)^2 I), `prior_sd` a site of its own where it is None.
 
     Parameters

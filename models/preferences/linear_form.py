@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -109,25 +110,27 @@ class LinearForm:
         self, theta: Float[np.ndarray, " q"]
     ) -> tuple[float, Float[np.ndarray, " q"], Float[np.ndarray, " m"]]:
         """Log posterior (up to a constant), its gradient, and eta."""
+        parts: list[tuple[float, np.ndarray]] = []
         beta, log_auxiliary = theta[: self.coefficients], theta[self.coefficients :]
-        value, of_auxiliary = 0.0, np.zeros(len(log_auxiliary))
-
-        def score(eta: np.ndarray, part: slice) -> np.ndarray:
-            nonlocal value, of_auxiliary
-            weight = self.weight[part]
-            density, first, auxiliary = self.answers.scores(eta, log_auxiliary, self.outcome[part])
-            value += float(weight @ density)
-            of_auxiliary = of_auxiliary + weight @ auxiliary
-            return np.asarray(weight * first)
-
-        eta, gradient = self.rows.matvec_rmatvec(beta, score)
-        gradient = np.append(gradient, of_auxiliary) - self.prior_precision * theta
+        eta, of_beta = self.rows.matvec_rmatvec(beta, partial(self._scores, log_auxiliary, parts))
+        values, of_auxiliary = zip(*parts, strict=True)
+        value = sum(values)
+        gradient = np.append(of_beta, sum(of_auxiliary)) - self.prior_precision * theta
         value -= 0.5 * self.prior_precision @ np.square(theta)
         if self.gauge:
             mean = theta[: self.gauge].mean()
             value -= 0.5 * mean**2
             gradient[: self.gauge] -= mean / self.gauge
         return float(value), gradient, eta
+
+    def _scores(
+        self, log_auxiliary: np.ndarray, parts: list[tuple[float, np.ndarray]], eta: np.ndarray, part: slice
+    ) -> np.ndarray:
+        """Weighted scores of some rows; log likelihood and auxiliary scores of these rows are added to `parts`."""
+        weight = self.weight[part]
+        value, score, auxiliary = self.answers.scores(eta, log_auxiliary, self.outcome[part])
+        parts.append((float(weight @ value), weight @ auxiliary))
+        return np.asarray(weight * score)
 
     def precision(
         self, theta: Float[np.ndarray, " q"], eta: Float[np.ndarray, " m"], single: bool = False
