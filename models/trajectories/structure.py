@@ -12,7 +12,7 @@ from tercet.models._partition import ModelPytree, identity, is_real, partition
 
 
 class Structural(ModelPytree):
-    """Base of frozen dataclasses (declared with `eq=False`): pytrees that compare and hash by what their fields hold."""
+    """Base of frozen dataclasses (declared with `eq=False`): pytrees that compare and hash by the content of fields."""
 
     @cached_property
     def _content(self) -> Hashable:
@@ -27,6 +27,6 @@ class Structural(ModelPytree):
 
 
 def content(value: object) -> Hashable:
-    """Hashable key of a value: distributions and other pytrees by class and leaves, arrays by dtype, shape and content."""
+    """Hashable key of a value: pytrees such as distributions by class and leaves, arrays by dtype, shape and content."""
     numbers, structure = partition(value, is_real, strict=False)
     return structure, tuple(identity(number) for number in numbers)
