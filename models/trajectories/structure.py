@@ -27,6 +27,6 @@ class Structural(ModelPytree):
 
 
 def content(value: object) -> Hashable:
-    """Hashable key of a value: pytrees such as distributions by class and leaves, arrays by dtype, shape and content."""
+    """Hashable key of a value: pytrees such as distributions by class and leaves, arrays by dtype, shape and bytes."""
     numbers, structure = partition(value, is_real, strict=False)
     return structure, tuple(identity(number) for number in numbers)
