@@ -139,7 +139,10 @@ def find_mode(
     The decrement of the solution is that of the last Newton step, where there was one. A root [p, p] of the covariance
     of a posterior near this one makes the search shorter.
     """
-    solution = minimise(problem.value_and_gradient, start, max_steps=options.max_steps, root=root)
+    tolerance = 1e-6 if root is None else 1e-2  # in units of the posterior sd: a Newton step ends what is so near
+    solution = minimise(
+        problem.value_and_gradient, start, max_steps=options.max_steps, gradient_tolerance=tolerance, root=root
+    )
     if not np.isfinite(solution.value):
         raise ValueError("the log posterior is not finite where the search ended; check data, priors and scale.")
     for _ in range(NEWTON_STEPS):
