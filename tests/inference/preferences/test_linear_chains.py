@@ -1,6 +1,7 @@
 """Chains in whitened data: the target is the model's own density; draws are those of plain chains."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from numpyro.infer.util import log_density
 
 from tercet.inference import laplace, nuts, reward_difference
 from tercet.inference.posteriors.nuts import has_whitened_data
-from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Items, LinearHead, Thurstone
+from tercet.models import AbilityHead, BradleyTerry, Comparisons, Davidson, Graded, Items, LinearHead, Thurstone
 
 
 @pytest.fixture
@@ -29,12 +30,16 @@ def data(rng):
         BradleyTerry(AbilityHead(1.5), order_effect=True),
         BradleyTerry(AbilityHead(math.inf)),
         BradleyTerry(LinearHead(math.inf)),
+        Davidson(LinearHead(1.0), order_effect=True),
+        Graded(AbilityHead(1.5), levels=5),
     ],
     ids=repr,
 )
 def test_the_target_is_the_density_of_the_model(model, many, data, rng):
     """Differences of log densities at random points, to rounding."""
     items, answers = data
+    if model.answers.levels is not None:
+        answers = replace(answers, outcome=np.rint(answers.outcome * (last := model.answers.levels - 1)) / last)
     answers = answers if many else answers.take(np.arange(14 if math.isinf(model.prior_sd) else 7))
     if not many and isinstance(model.head, AbilityHead) and math.isinf(model.prior_sd):
         pytest.skip("few answers do not connect the items")
@@ -43,8 +48,11 @@ def test_the_target_is_the_density_of_the_model(model, many, data, rng):
     target, whitened = model.whitened(fit.center, fit.root, items, answers)
     u = rng.normal(size=(5, len(fit.center)))
     ours = [log_density(target, (whitened,), {}, {"u": jnp.asarray(one)})[0] for one in u]
-    theirs = fit.log_density(fit.unravel(fit.center + u @ fit.root.T))
+    z = fit.center + u @ fit.root.T
+    jacobian = sum(fit.unravel(z)[name].reshape(5, -1).sum(axis=1) for name in fit.positive)
+    theirs = fit.log_density(fit.constrain(z)) + jacobian
     np.testing.assert_allclose(np.diff(ours), np.diff(theirs), atol=1e-8)
+    np.testing.assert_allclose(np.diff(fit.log_p(z)), np.diff(theirs), atol=1e-8)
 
 
 def test_draws_are_those_of_plain_chains(data):
@@ -75,8 +83,8 @@ def test_they_run_in_the_precision_of_the_user(data, bits):
 
 def test_another_model_takes_the_general_way(data):
     items, answers = data
-    ties = Comparisons(answers.first, answers.second, np.round(answers.outcome * 2) / 2)
-    fit = laplace(Davidson(LinearHead(1.0)), items, ties)
-    assert not has_whitened_data(fit, Davidson(LinearHead(1.0)))
+    asked = replace(answers, annotator=np.arange(len(answers)) % 2)
+    fit = laplace(BradleyTerry(LinearHead(1.0), annotators=True), items, asked)
+    assert not has_whitened_data(fit, fit.model)
     other = laplace(BradleyTerry(LinearHead(1.0)), items, answers)
     assert not has_whitened_data(other, BradleyTerry(LinearHead(2.0)))
