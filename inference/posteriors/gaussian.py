@@ -158,7 +158,7 @@ class SiteGaussian(GaussianPosterior):
         if not self.positive:
             return self.unravel(self.center)
         center, variance = self.unravel(self.center), self.unravel(np.square(self.root).sum(axis=1))
-        positive = {name: np.exp(center[name] + variance[name] / 2) for name in self.positive}
+        positive = {name: np.asarray(np.exp(center[name] + variance[name] / 2)) for name in self.positive}
         return self._with_derived(center | positive)
 
     def log_p(self, z: np.ndarray) -> Float[np.ndarray, " n"]:
