@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tercet.inference import holdout_risk, laplace, lipschitz_constant, nuts, surface_risk
+from tercet.inference import LaplaceOptions, holdout_risk, laplace, lipschitz_constant, load, nuts, surface_risk
 from tercet.inference.space import expected_losses
 from tercet.inference.space.surfaces import SurfaceDraws, pathwise_draws, weight_draws
 from tercet.models import LossSurface, Sites
@@ -105,6 +105,32 @@ def test_both_processes_say_the_same(fitted):
     first, second = surface_risk(basis, test, draws=800), surface_risk(exact, test, draws=800)
     assert abs(first.estimate - second.estimate) < 0.5 * second.standard_error
     assert 0.7 < first.standard_error / second.standard_error < 1.4
+
+
+def test_a_saved_surface_comes_back_with_its_model(fitted, tmp_path):
+    posteriors, test, sites, losses = fitted
+    for name, posterior in zip("ab", posteriors, strict=True):
+        path = posterior.save(tmp_path / name)
+        alone = load(path)
+        assert alone.model == posterior.model
+        assert alone.sites is None
+        np.testing.assert_array_equal(alone.draws(3)["length"], posterior.draws(3)["length"])
+        with pytest.raises(ValueError, match="without its data"):
+            surface_risk(alone, test)
+        again = load(path, sites, losses)
+        np.testing.assert_array_equal(again.sites, sites)
+        np.testing.assert_array_equal(again.losses, losses)
+        np.testing.assert_array_equal(surface_risk(again, test).draws, surface_risk(posterior, test).draws)
+
+
+def test_both_curvatures_describe_the_mode(fitted):
+    """The expected Hessian at the same mode: the observed one up to the noise of the data."""
+    posteriors, _, sites, losses = fitted
+    for posterior in posteriors:
+        expected = laplace(posterior.model, sites, losses, options=LaplaceOptions(curvature="gauss-newton"))
+        np.testing.assert_allclose(expected.center, posterior.center, atol=1e-7)
+        ratio = np.diag(expected.root @ expected.root.T) / np.diag(posterior.root @ posterior.root.T)
+        assert ((ratio > 0.4) & (ratio < 2.5)).all()
 
 
 def test_risk_in_arviz(fitted):

@@ -12,6 +12,7 @@ from numpyro.contrib.hsgp.spectral_densities import diag_spectral_density_square
 from scipy.spatial.distance import cdist
 from scipy.stats import multivariate_normal
 
+from tercet.inference.posteriors.evaluation import pointwise
 from tercet.inference.posteriors.problem import Problem
 from tercet.models import LossSurface
 from tercet.models.space import Frame
@@ -81,7 +82,7 @@ def test_potential_is_that_of_the_numpyro_model(family, basis, rng):
 
 @pytest.mark.parametrize(("family", "basis"), [("gamma", 3), ("student", 3), ("gamma", 0)])
 def test_filling_up_changes_nothing(family, basis, rng):
-    """Potential and gradient of the filled-up data of a sampled family, and the surface, which shows no filling."""
+    """Potential and gradient of the filled-up data of a sampled family; surface and likelihoods show no filling."""
     sites, losses = rng.uniform(size=(11, 2)), rng.gamma(2.0, 1.0, 11)
     model = LossSurface.around(losses, sites, family=family, basis=basis)
     filled = Problem(model, (sites, losses), x64=True)
@@ -94,6 +95,31 @@ def test_filling_up_changes_nothing(family, basis, rng):
     assert set(mine) == set(theirs)
     for name in theirs:
         np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-10, atol=1e-10)
+    densities, simulated = pointwise(filled, theirs)
+    np.testing.assert_allclose(densities["losses"], pointwise(given, theirs)[0]["losses"], rtol=1e-10)
+    without = {name: theirs[name] for name in filled.latent}
+    np.testing.assert_allclose(pointwise(filled, without)[0]["losses"], densities["losses"], rtol=1e-10)
+    assert simulated["losses"].shape == (1, 11)
+
+
+@pytest.mark.parametrize("basis", [3, 0])
+def test_simulated_losses_are_those_of_the_model(basis, rng):
+    """Log likelihood of the dense normal; mean and covariance of 3,000 simulations, to six standard errors."""
+    sites, losses = rng.uniform(size=(7, 2)), rng.normal(2.0, 1.0, 7)
+    model = LossSurface.around(losses, sites, basis=basis)
+    one = {"amplitude": 0.8, "length": 0.6, "level": 1.5, "noise": 0.4}
+    draws = {name: np.full(3000, value) for name, value in one.items()}
+    found, simulated = model.pointwise(draws, rng, sites, losses)
+    x = model.frame.coordinates(sites)
+    root = (
+        model.functions(x) * model.scales(0.8, 0.6) if basis else np.linalg.cholesky(model.covariance(x, x, 0.8, 0.6))
+    )
+    covariance = root @ root.T + 0.4**2 * np.eye(7)
+    dense = multivariate_normal(np.full(7, 1.5), covariance).logpdf(losses)
+    np.testing.assert_allclose(found["losses"], dense, rtol=1e-6)  # 1e-8 is added to the correlations
+    largest = covariance.max()
+    np.testing.assert_allclose(simulated["losses"].mean(axis=0), 1.5, atol=6 * np.sqrt(largest / 3000))
+    np.testing.assert_allclose(np.cov(simulated["losses"].T), covariance, atol=9 * largest / np.sqrt(3000))
 
 
 def test_the_basis_is_numpyros(rng):
