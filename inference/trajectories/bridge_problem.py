@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from tercet.inference.trajectories.sinkhorn import SinkhornSolution, TransportProblems, solve
 from tercet.inference.trajectories.tiled_geometry import transition_factors
 from tercet.models._inputs import as_floats, as_jax
+from tercet.models._size_classes import size_class
 from tercet.models.trajectories.linear_noise import FAR, STIFF, forward_only, linear_noise_moments
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta, Values
 from tercet.models.trajectories.snapshot_model import JITTER
@@ -24,6 +25,7 @@ from tercet.models.trajectories.transitions import inverse_and_log_det
 
 MOST_ENTRIES = 30_000_000  # of a cost or coupling that is held whole: 240 MB
 TILE = 16  # rows held at once beyond that: what fits the cache is fastest
+FEW_PARTICLES = 256  # up to so many classes of sizes are powers of two, beyond that finer: run times grow as the square
 Parameters = Mapping[str, np.ndarray]
 """Name of the site to its value, 64-bit NumPy."""
 
@@ -33,7 +35,7 @@ class ExplodedError(ValueError):
 
 
 class Intervals(NamedTuple):
-    """Particles at the two ends of each interval, filled up to equal numbers.
+    """Particles at the two ends of each interval, filled up to equal numbers, of a class of sizes.
 
     Attributes
     ----------
@@ -75,10 +77,12 @@ class BridgeProblem:
     def solve(self, theta: Parameters, start: tuple[np.ndarray, np.ndarray] | None = None) -> SinkhornSolution:
         """Solve the static problems at theta, from potentials (f, g) where given; raises where the moments explode."""
         with jax.enable_x64(True):
-            left, right, exploded = _factors(self.sde, self.substeps, as_jax(dict(theta)), self.intervals)
-            self._check_finite(np.asarray(exploded & (self.source_weights > 0)))
+            left, right, exploded = _factors(self.substeps, as_jax(self.sde), as_jax(dict(theta)), self.intervals)
+            self._check_finite(np.asarray(exploded) & (np.asarray(self.source_weights) > 0))
+            weights = (self.source_weights, self.target_weights)
             return solve(
-                TransportProblems(left, right, self.source_weights, self.target_weights, self.intervals.ends),
+                TransportProblems(left, right, *weights, self.intervals.ends),
+                rows=max(self.snapshots.counts[:-1]),
                 tolerance=self.tolerance,
                 max_iterations=self.max_iterations,
                 tile=self.tile,
@@ -114,8 +118,9 @@ class BridgeProblem:
     ) -> tuple[float, dict[str, np.ndarray]]:
         """Sum_k scale_k sum_ij P_ij C_ij(theta) with P held at the solution, and its gradient in theta."""
         with jax.enable_x64(True):
-            ends = (as_jax(scale)[:, None] * self.source_weights, *as_jax((solution.mean, solution.scatter)))
-            value, gradient = _expected_cost(self.sde, self.substeps, as_jax(dict(theta)), self.intervals, ends)
+            weights = scale[:, None] * np.asarray(self.source_weights)
+            ends = as_jax((weights, solution.mean, solution.scatter))
+            value, gradient = _expected_cost(self.substeps, as_jax(self.sde), as_jax(dict(theta)), self.intervals, ends)
         return float(value), {site: np.asarray(part) for site, part in gradient.items()}
 
 
@@ -138,11 +143,13 @@ def bridge_problem(
         raise ValueError(f"tolerance must be positive, got {tolerance}.")
     clouds = [cloud.astype(np.float64) for cloud in snapshots.particles]
     shares = _normalised(weights, clouds)
-    starts, ends = _stack(clouds[:-1]), _stack(clouds[1:])
+    most = [max(snapshots.counts[:-1]), max(snapshots.counts[1:])]
+    n, m = (size_class(count, FEW_PARTICLES) for count in most)
+    starts, ends = _stack(clouds[:-1], n), _stack(clouds[1:], m)
     clock = np.stack([snapshots.times[:-1], snapshots.times[1:]])
     with jax.enable_x64(True):
         intervals = Intervals(as_jax(starts), as_jax(ends), as_jax(clock), snapshots.magnitude)
-        source_weights, target_weights = as_jax((_stack(shares[:-1], zero=True), _stack(shares[1:], zero=True)))
+        source_weights, target_weights = as_jax((_stack(shares[:-1], n, zero=True), _stack(shares[1:], m, zero=True)))
     return BridgeProblem(
         sde,
         snapshots,
@@ -153,7 +160,7 @@ def bridge_problem(
         float(tolerance),
         int(max_iterations),
         substeps,
-        tile or (TILE if starts.shape[1] * ends.shape[1] > MOST_ENTRIES else None),
+        tile or (TILE if most[0] * most[1] > MOST_ENTRIES else None),
     )
 
 
@@ -178,8 +185,8 @@ def _interval_moments(sde: ReferenceSDE, substeps: int, theta: Theta, intervals:
     return each.mean[0].reshape(starts.shape), each.covariance[0].reshape(count, n, d, d) + ridge
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _factors(sde: ReferenceSDE, substeps: int, theta: Theta, intervals: Intervals) -> tuple[Array, Array, Array]:
+@partial(jax.jit, static_argnums=0)
+def _factors(substeps: int, sde: ReferenceSDE, theta: Theta, intervals: Intervals) -> tuple[Array, Array, Array]:
     """Factors of the log transition densities of each interval, and which particles [K, n] have exploded."""
     clock, bound = intervals.clock, FAR * intervals.scale
     mean, covariance = _interval_moments(sde, substeps, theta, intervals)
@@ -196,9 +203,9 @@ def _factors(sde: ReferenceSDE, substeps: int, theta: Theta, intervals: Interval
     return left, right, exploded
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=0)
 def _expected_cost(
-    sde: ReferenceSDE, substeps: int, theta: Theta, intervals: Intervals, ends: tuple[Array, Array, Array]
+    substeps: int, sde: ReferenceSDE, theta: Theta, intervals: Intervals, ends: tuple[Array, Array, Array]
 ) -> tuple[Array, dict[str, Array]]:
     """The cost is quadratic in y: of P it takes the weight, mean and scatter of the ends of each start."""
     weights, mean_end, scatter = ends
@@ -241,8 +248,7 @@ def _normalised(weights: Sequence[ArrayLike | None] | None, clouds: list[np.ndar
     return normalised
 
 
-def _stack(arrays: list[np.ndarray], zero: bool = False) -> np.ndarray:
-    """Arrays of unequal lengths as one, filled up with their first row (or with zero)."""
-    most = max(len(array) for array in arrays)
-    fill = [np.repeat(0.0 * array[:1] if zero else array[:1], most - len(array), axis=0) for array in arrays]
+def _stack(arrays: list[np.ndarray], size: int, zero: bool = False) -> np.ndarray:
+    """Arrays of unequal lengths as one, filled up to `size` with their first row (or with zero)."""
+    fill = [np.repeat(0.0 * array[:1] if zero else array[:1], size - len(array), axis=0) for array in arrays]
     return np.stack([np.concatenate(pair) for pair in zip(arrays, fill, strict=True)])

@@ -21,10 +21,13 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import KeyLike, as_floats, as_jax, as_key
+from tercet.models._size_classes import size_class
 from tercet.models.trajectories.linear_noise import linear_noise_moments
 from tercet.models.trajectories.reference_sdes import Drift, ReferenceSDE, Theta, Values, Volatility
 from tercet.models.trajectories.snapshot_model import JITTER
 from tercet.models.trajectories.transitions import inverse_and_log_det
+
+FEW_TIMES = 16  # up to so many times their classes are powers of two, beyond that finer: the run time is in proportion
 
 
 def conditioned_paths(
@@ -123,13 +126,16 @@ def conditioned_moments(
     grid, (columns,), steps = _grid(np.array([[start, stop]]), [clock], relinearise, substeps)
     with jax.enable_x64(True):
         pairs = Pairs.of(x, y, np.repeat(grid, len(x), axis=0).T)
-        moments = _moments(sde, relinearise, steps, sde.parameters(theta), pairs)
-        mean, covariance = (np.asarray(part).swapaxes(0, 1)[:, columns] for part in moments)
+        moments = _moments(relinearise, as_jax(sde), steps, sde.parameters(theta), pairs)
+        mean, covariance = (np.asarray(part)[:, : len(x)].swapaxes(0, 1)[:, columns] for part in moments)
     return mean, covariance
 
 
 class Pairs(NamedTuple):
-    """Sources and targets [n, d], the times [T, n] between them, the length scale of the data; 64-bit JAX arrays."""
+    """Sources and targets [n, d], the times [T, n] between them, the length scale of the data; 64-bit JAX arrays.
+
+    Filled up to a class of sizes: with copies of the first pair, and with times at which nothing more happens.
+    """
 
     source: Array
     target: Array
@@ -140,7 +146,10 @@ class Pairs(NamedTuple):
     def of(cls, source: np.ndarray, target: np.ndarray, clock: np.ndarray) -> Pairs:
         """From NumPy arrays; the scale is the largest absolute coordinate."""
         size = max(np.abs(source).max(), np.abs(target).max()) or 1.0
-        return cls(as_jax(source), as_jax(target), as_jax(clock), jnp.asarray(size, float))
+        count, times = size_class(len(source)), size_class(len(clock), FEW_TIMES)
+        rows = np.minimum(np.arange(count), len(source) - 1)
+        clock = clock[np.minimum(np.arange(times), len(clock) - 1)][:, rows]
+        return cls(*as_jax((source[rows], target[rows], clock, np.asarray(size))))
 
 
 class Linearisation(NamedTuple):
@@ -176,8 +185,8 @@ def paths_between(
     grid, columns, steps = _grid(ends, times, relinearise, substeps)
     with jax.enable_x64(True):
         pairs = Pairs.of(source.reshape(-1, d), target.reshape(-1, d), np.repeat(grid, n, axis=0).T)
-        draws = np.asarray(_draw(sde, relinearise, steps, sde.parameters(theta), (pairs, as_key(key))))
-    draws = draws.reshape(-1, count, n, d)
+        draws = np.asarray(_draw(relinearise, as_jax(sde), steps, sde.parameters(theta), (pairs, as_key(key))))
+    draws = draws[:, : count * n].reshape(-1, count, n, d)
     if not np.isfinite(draws).all():
         raise ValueError("the paths explode under these parameters; change theta.")
     paths = []
@@ -222,7 +231,7 @@ def _grid(
 
 
 def linearised_bridge(
-    sde: ReferenceSDE, passes: int, steps: int, theta: Theta, pairs: Pairs
+    sde: ReferenceSDE, passes: int, steps: int | Array, theta: Theta, pairs: Pairs
 ) -> tuple[Linearisation, Gains]:
     """Linearise about the free mean and condition, then `passes` times again about the conditioned mean."""
     line = _linearise(sde, theta, pairs, steps)
@@ -237,7 +246,7 @@ def linearised_bridge(
     return carry if not passes else jax.lax.scan(again, carry, None, length=passes)[0]
 
 
-def _linearise(sde: ReferenceSDE, theta: Theta, pairs: Pairs, steps: int) -> Linearisation:
+def _linearise(sde: ReferenceSDE, theta: Theta, pairs: Pairs, steps: int | Array) -> Linearisation:
     """About the free mean: the moments of each step, started afresh from the mean that the last one reached."""
 
     def step(x: Array, ends: Array) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -303,14 +312,14 @@ def _gains(line: Linearisation, size: Array) -> Gains:
     return Gains(spread @ onward.swapaxes(-1, -2) @ inverse, spread, onward)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _moments(sde: ReferenceSDE, passes: int, steps: int, theta: Theta, pairs: Pairs) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnums=0)
+def _moments(passes: int, sde: ReferenceSDE, steps: Array, theta: Theta, pairs: Pairs) -> tuple[Array, Array]:
     line, (gain, spread, onward) = linearised_bridge(sde, passes, steps, theta, pairs)
     return line.mean + matvec(gain, pairs.target - line.mean[-1]), spread - gain @ onward @ spread
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _draw(sde: ReferenceSDE, passes: int, steps: int, theta: Theta, given: tuple[Pairs, Array]) -> Array:
+@partial(jax.jit, static_argnums=0)
+def _draw(passes: int, sde: ReferenceSDE, steps: Array, theta: Theta, given: tuple[Pairs, Array]) -> Array:
     """A free path of the linearised reference, corrected by the gain times its miss of the target (Matheron's rule)."""
     pairs, key = given
     line, gains = linearised_bridge(sde, passes, steps, theta, pairs)

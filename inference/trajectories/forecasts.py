@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from tercet.inference.posteriors.posterior import Posterior
 from tercet.models._inputs import KeyLike, as_floats, as_generator, as_jax
 from tercet.models.trajectories.linear_noise import linear_noise_moments
-from tercet.models.trajectories.reference_sdes import Values
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta, Values
 from tercet.models.trajectories.simulation import simulate
 from tercet.models.trajectories.snapshot_model import SnapshotModel
 from tercet.models.trajectories.snapshots import Snapshots
@@ -188,13 +188,21 @@ def _spread(
 ) -> Float[np.ndarray, " K"]:
     """Mean of (x - m)' S^-1 (x - m) / d over the paths [K + 1, n, d], at each time but the first."""
     with jax.enable_x64(True):
-        starts, later, times = as_jax((paths[0], paths[1:], clock))
-        values = model.sde.parameters(theta)
-        moments = linear_noise_moments(model.sde, values, starts, times, substeps=2 * model.substeps, scale=scale)
-        offset = later - moments.mean
-        ridge = 1e-12 * scale**2 * jnp.eye(model.sde.dim)
-        solved = jnp.linalg.solve(moments.covariance + ridge, offset[..., None])[..., 0]
-        return np.asarray((offset * solved).sum(axis=-1).mean(axis=1) / model.sde.dim)
+        given = as_jax((model.sde, model.sde.parameters(theta), paths, clock, np.asarray(scale)))
+        return np.asarray(_mean_square(2 * model.substeps, *given).mean(axis=1)) / model.sde.dim
+
+
+@jax.jit
+def _mean_square(
+    substeps: int | Array, sde: ReferenceSDE, theta: Theta, paths: Array, clock: Array, scale: Array
+) -> Float[Array, "K n"]:
+    """(x - m)' S^-1 (x - m) of each path at each time but the first."""
+    moments = linear_noise_moments(sde, theta, paths[0], clock, substeps=jnp.asarray(substeps), scale=scale)
+    offset = paths[1:] - moments.mean
+    ridge = 1e-12 * scale**2 * jnp.eye(sde.dim)
+    solved = jnp.linalg.solve(moments.covariance + ridge, offset[..., None])[..., 0]
+    each: Array = (offset * solved).sum(axis=-1)
+    return each
 
 
 def fitted_snapshots(posterior: Posterior) -> tuple[SnapshotModel, Snapshots]:

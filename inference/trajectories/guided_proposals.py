@@ -12,7 +12,8 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from tercet.inference.trajectories.conditioning import Pairs, check_pairs, gaussian_noise, linearised_bridge, matvec
-from tercet.models._inputs import KeyLike, as_key
+from tercet.models._inputs import KeyLike, as_jax, as_key
+from tercet.models._size_classes import size_class
 from tercet.models.trajectories.linear_noise import linear_noise_moments
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta, Values
 from tercet.models.trajectories.snapshot_model import JITTER
@@ -94,22 +95,22 @@ def guided_paths(
         raise ValueError(f"n must be at least 1 and steps at least 2, got {n} and {steps}.")
     with jax.enable_x64(True):
         pairs = Pairs.of(x, y, np.linspace(start, stop, steps + 1)[:, None])
-        paths, weights, linearised = _guided(sde, relinearise, n, sde.parameters(theta), (pairs, as_key(key)))
-    logs = np.asarray(weights)
+        given = (sde.parameters(theta), pairs, as_key(key))
+        paths, weights, linearised = _guided(relinearise, size_class(n), as_jax(sde), *given)
+    paths, logs = np.asarray(paths)[: steps + 1, :n], np.asarray(weights)[:n]
     if not np.isfinite(logs).any():
         raise ValueError("no guided path has a finite weight: these parameters cannot lead from source to target.")
     share = np.exp(logs - logs.max())
     ratio = float(np.log(share.mean()) + logs.max())
     size = float(share.sum() ** 2 / (share**2).sum())
-    return GuidedPaths(np.asarray(paths).swapaxes(0, 1), logs, size, float(linearised) + ratio, ratio)
+    return GuidedPaths(paths.swapaxes(0, 1), logs, size, float(linearised) + ratio, ratio)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def _guided(
-    sde: ReferenceSDE, passes: int, n: int, theta: Theta, given: tuple[Pairs, Array]
+    passes: int, n: int, sde: ReferenceSDE, theta: Theta, pairs: Pairs, key: Array
 ) -> tuple[Array, Array, Array]:
     """Paths [T, n, d], their log weights [n], and the linearised log density of the target."""
-    pairs, key = given
     line, gains = linearised_bridge(sde, passes, 1, theta, pairs)
     m, noise, onward = line.mean[:, 0], line.noise[:, 0], gains.onward[:, 0]
     start, y, times, size = pairs.source[0], pairs.target[0], pairs.clock[:, 0], pairs.scale

@@ -79,11 +79,11 @@ def drift_or_diffusion(posterior: GaussianPosterior, samples: int = 8, key: KeyL
     >>> drift_or_diffusion(fit).canonical_correlation > 0.9
     True
     """
-    model, _ = fitted_snapshots(posterior)
+    model, snapshots = fitted_snapshots(posterior)
     problem = posterior.context.problem
     information = problem.information(posterior.center, samples, key)
     names = _entry_names(posterior)
-    scale = prior_draws(problem, 400, key).std(axis=0)
+    scale = prior_draws(model, snapshots, 400, key).std(axis=0)
     scaled = information * np.outer(scale, scale)
     values, vectors = np.linalg.eigh(scaled)
     directions = pd.DataFrame(vectors.T, columns=names)

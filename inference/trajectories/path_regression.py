@@ -15,6 +15,7 @@ from tercet.inference.trajectories.bridge_problem import Parameters
 from tercet.inference.trajectories.conditioning import paths_between
 from tercet.inference.trajectories.unconstrained_prior import UnconstrainedPrior
 from tercet.models._inputs import KeyLike, as_jax, as_key
+from tercet.models._size_classes import padded, size_class
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 from tercet.models.trajectories.transitions import inverse_and_log_det
 
@@ -22,12 +23,16 @@ COPIES = 4  # paths to each particle
 
 
 class PathSteps(NamedTuple):
-    """Steps of N paths: states before and after [N, S, d], begin and length [N, S]; 64-bit JAX arrays."""
+    """Steps of N paths: states before and after [N, S, d], begin and length [N, S], share [N]; 64-bit JAX arrays.
+
+    Filled up to a class of sizes by copies of the first path, whose share is zero.
+    """
 
     before: Array
     after: Array
     begin: Array
     length: Array
+    share: Array
 
 
 def sample_steps(whole: MultimarginalBridge, path_steps: int, key: KeyLike) -> PathSteps:
@@ -55,13 +60,12 @@ def sample_steps(whole: MultimarginalBridge, path_steps: int, key: KeyLike) -> P
     )
     kept = [path[: COPIES * len(bridge.target)] for path, bridge in zip(paths, whole.bridges, strict=True)]
     counts = [len(path) for path in kept]
+    path, size = np.concatenate(kept), size_class(sum(counts))
+    begin, length = (np.repeat(part, counts, axis=0) for part in ([c[:-1] for c in clocks], np.diff(clocks)))
+    row = np.where(np.arange(size) < len(path), np.arange(size), 0)
+    share = padded(np.full(len(path), 1.0 / COPIES), size)
     with jax.enable_x64(True):
-        return PathSteps(
-            as_jax(np.concatenate([path[:, :-1] for path in kept])),
-            as_jax(np.concatenate([path[:, 1:] for path in kept])),
-            as_jax(np.repeat([clock[:-1] for clock in clocks], counts, axis=0)),
-            as_jax(np.repeat([np.diff(clock) for clock in clocks], counts, axis=0)),
-        )
+        return PathSteps(*as_jax((path[row, :-1], path[row, 1:], begin[row], length[row], share)))
 
 
 def fit_drift(
@@ -70,7 +74,8 @@ def fit_drift(
     """Unconstrained drift parameters that fit the steps best, the prior included; the volatility is at `fixed`."""
     with jax.enable_x64(True):
         theta = as_jax({**prior.constrain(start), **fixed})
-        precision, definite = _precision(sde, theta, steps)
+        known = as_jax(sde)
+        precision, definite = _precision(known, theta, steps)
     if not np.asarray(definite).all():
         raise ValueError(
             "the regression of increments needs noise on every coordinate in every state; use method='bridge'."
@@ -78,13 +83,13 @@ def fit_drift(
 
     def objective(z: np.ndarray) -> tuple[float, np.ndarray]:
         with jax.enable_x64(True):
-            value, gradient = _misfit(sde, as_jax({**prior.constrain(z), **fixed}), steps, precision)
+            value, gradient = _misfit(known, as_jax({**prior.constrain(z), **fixed}), steps, precision)
         return float(value) + prior.potential(z), prior.gradient(z, {k: np.asarray(v) for k, v in gradient.items()})
 
     return minimise(objective, start, value_tolerance=1e-12, gradient_tolerance=1e-5).point
 
 
-@partial(jax.jit, static_argnums=0)
+@jax.jit
 def _precision(sde: ReferenceSDE, theta: Theta, steps: PathSteps) -> tuple[Array, Array]:
     """Inverse (s s')^-1 [N, S, d, d] at the start of each step, and whether there is one."""
     diffusion = jax.vmap(jax.vmap(partial(sde.diffusion, theta)))(steps.before, steps.begin)
@@ -92,7 +97,7 @@ def _precision(sde: ReferenceSDE, theta: Theta, steps: PathSteps) -> tuple[Array
     return inverse, definite > 0
 
 
-@partial(jax.jit, static_argnums=0)
+@jax.jit
 def _misfit(sde: ReferenceSDE, theta: dict[str, Array], steps: PathSteps, precision: Array) -> tuple[Array, Theta]:
     """Sum |dX - int b dt|^2 / (2 dt) and its gradient; the drift over a step by one Runge-Kutta step.
 
@@ -108,7 +113,8 @@ def _misfit(sde: ReferenceSDE, theta: dict[str, Array], steps: PathSteps, precis
         k3 = drift(x + wide / 2 * k2, t + h / 2)
         k4 = drift(x + wide * k3, t + h)
         residual = steps.after - x - wide * (k1 + 2 * k2 + 2 * k3 + k4) / 6
-        total: Array = (((precision @ residual[..., None])[..., 0] * residual).sum(axis=-1) / h).sum()
-        return 0.5 / COPIES * total
+        each = (((precision @ residual[..., None])[..., 0] * residual).sum(axis=-1) / h).sum(axis=1)
+        total: Array = 0.5 * (steps.share * each).sum()
+        return total
 
     return jax.value_and_grad(misfit)(theta)

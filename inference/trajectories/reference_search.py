@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -16,26 +16,22 @@ from jaxtyping import Array, Float
 
 from tercet.inference.posteriors.minimise import LEAST_BARRIER, Solution, minimise
 from tercet.inference.posteriors.problem import Problem
+from tercet.inference.posteriors.programs import Programs
+from tercet.inference.posteriors.sharing import compiled_once
 from tercet.inference.posteriors.sites import prior_draw
 from tercet.models._inputs import KeyLike, as_jax, as_key
+from tercet.models._size_classes import padded, size_class
 from tercet.models.trajectories.linear_noise import TransitionMoments, linear_noise_moments
-from tercet.models.trajectories.reference_sdes import Theta
+from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 from tercet.models.trajectories.snapshot_model import JITTER, SnapshotModel
-from tercet.models.trajectories.snapshots import Snapshots
+from tercet.models.trajectories.snapshots import FilledSnapshots, Snapshots
 
 SAME_MODE = 1e-2  # two modes are one where their log posteriors differ by less
 REFINED = 2  # distinct modes of the moment-matching posterior that are refined,
 MARGIN = 0.25  # the second only where it is worse by less than this many nats per particle
 MOST_SUBSTEPS = 320
+FEW = 12  # parameters up to which moments are differentiated forwards, and matching them is quick
 ACCURACY = 0.1  # integration error allowed, in posterior standard deviations (an upper bound)
-
-
-class MomentMatch(NamedTuple):
-    """Where moment matching ended: unconstrained, as sites, and its potential."""
-
-    z: np.ndarray
-    sites: dict[str, np.ndarray]
-    potential: float
 
 
 class MultistartMode(NamedTuple):
@@ -80,51 +76,89 @@ def multistart_mode(
         minimise, max_steps=max_steps, value_tolerance=1e-13, gradient_tolerance=1e-5, stop_below=stop_below
     )
     matching = _matching_problem(model, snapshots, key)
-    matches = _match_moments(matching, starts=starts, key=key, search=search, advance=advance)
-    if matches[0].potential > 1e5 * sum(snapshots.counts):
+    draws = prior_draws(_matching_model(model, snapshots), snapshots, 64 + starts, key)
+    matches = _match_moments(matching, draws, starts=starts, search=search, advance=advance)
+    if matches[0].value > 1e5 * sum(snapshots.counts):
         raise ValueError(
             f"none of {starts} starts drawn from the prior gives finite moments from one snapshot to the next; give "
             "priors in the units of the data and of its times (drift.with_priors(...))."
         )
-    model = with_enough_substeps(model, snapshots, matches[0].sites)
+    sites = {name: np.asarray(value[0]) for name, value in matching.constrain(matches[0].point[None]).items()}
+    model = with_enough_substeps(model, snapshots, sites)
     problem = Problem(model, (snapshots,), {}, key, x64=True, differences=True)
     solution, agree = _refine(problem, matching, matches, search, MARGIN * sum(snapshots.counts))
     advance()
     return MultistartMode(model, problem, solution, agree)
 
 
-def prior_draws(problem: Problem, count: int, key: KeyLike) -> Float[np.ndarray, "n p"]:
-    """Unconstrained draws [count, p] of the prior."""
-    with problem.precision():
-        return np.asarray(_prior_draws(problem.model, jax.random.split(as_key(key), count), problem.args), np.float64)
+def prior_draws(model: SnapshotModel, snapshots: Snapshots, count: int, key: KeyLike) -> Float[np.ndarray, "n p"]:
+    """Unconstrained draws [count, p] of the prior, in 64 bit."""
+    # Of the data only the first snapshot enters a prior, and that only where its law is learned.
+    first, *_ = snapshots.particles
+    first = first if model.start == "gaussian" else first[:1]
+    few = Snapshots([first, first[:1]], snapshots.times[:2], snapshots.names, snapshots.observed)
+    prior = replace(model, paths=0, jackknife=False)
+    with jax.enable_x64(True):
+        return np.asarray(_prior_program(count)(*as_jax((prior, as_key(key), FilledSnapshots(few)))))
 
 
-@partial(jax.jit, static_argnums=0)
-def _prior_draws(model: SnapshotModel, keys: Array, data: tuple[Snapshots, ...]) -> Array:
-    return jax.vmap(lambda key: ravel_pytree(prior_draw(model, key, *data))[0])(keys)
+@lru_cache(maxsize=64)
+def _prior_program(count: int) -> Callable[..., Array]:
+    return compiled_once(partial(_prior_draws, count))
+
+
+def _prior_draws(count: int, model: SnapshotModel, key: Array, snapshots: Snapshots) -> Array:
+    return jax.vmap(lambda key: ravel_pytree(prior_draw(model, key, snapshots))[0])(jax.random.split(key, count))
+
+
+def _matching_model(model: SnapshotModel, snapshots: Snapshots) -> SnapshotModel:
+    """The model of means and covariances of the snapshots only."""
+    anchor: Literal["consecutive", "first"] = "consecutive" if all(snapshots.observed) else "first"
+    return replace(model, anchor=anchor, start="summary", jackknife=False, paths=0)
 
 
 def _matching_problem(model: SnapshotModel, snapshots: Snapshots, key: KeyLike) -> Problem:
     """The posterior given means and covariances of the snapshots only: cheap, and smooth."""
-    anchor: Literal["consecutive", "first"] = "consecutive" if all(snapshots.observed) else "first"
-    simple = replace(model, anchor=anchor, start="summary", jackknife=False, paths=0)
-    return Problem(simple, (snapshots,), {}, key, x64=True, differences=True)
+    simple = _matching_model(model, snapshots)
+    return QuickProblem(simple, (snapshots,), {}, key, x64=True, differences=True)
 
 
 def _match_moments(
-    problem: Problem, *, starts: int, key: KeyLike, search: Callable[..., Solution], advance: Callable[[], object]
-) -> list[MomentMatch]:
-    """Where moment matching ends from each draw of the prior, best first."""
-    draws = prior_draws(problem, 64 + starts, key)
+    problem: Problem,
+    draws: Float[np.ndarray, "n p"],
+    *,
+    starts: int,
+    search: Callable[..., Solution],
+    advance: Callable[[], object],
+) -> list[Solution]:
+    """Where moment matching ends from each of the first `starts` draws of the prior, best first."""
     low, high = draws.min(axis=0), draws.max(axis=0)
     bounds = np.stack([low - (high - low), high + (high - low)], axis=1)
     matches = []
     for start in draws[:starts]:
-        solution = search(problem.value_and_gradient, start, bounds=bounds)
-        sites = {name: np.asarray(value[0]) for name, value in problem.constrain(solution.point[None]).items()}
-        matches.append(MomentMatch(solution.point, sites, solution.value))
+        matches.append(search(problem.value_and_gradient, start, bounds=bounds))
         advance()
-    return sorted(matches, key=lambda match: match.potential)
+    return sorted(matches, key=lambda match: match.value)
+
+
+class QuickProblem(Problem):
+    """A problem of few parameters, run by a program without optimisation: that is compiled four times as quickly.
+
+    Its few hundred runs, which do not grow with the data, take less time than that saves.
+    """
+
+    def value_and_gradient(self, z: np.ndarray) -> tuple[float, Float[np.ndarray, " p"]]:
+        """Potential at z [p], and its gradient [p]."""
+        if self.size > FEW:
+            return super().value_and_gradient(z)
+        with self.precision():
+            value, gradient = _quick_program(self.programs)(as_jax(z), self.sharing.numbers)
+            return float(value), np.asarray(gradient)
+
+
+@lru_cache(maxsize=64)
+def _quick_program(programs: Programs) -> Callable[..., tuple[Array, Array]]:
+    return compiled_once(jax.value_and_grad(programs.potential_at))
 
 
 def with_enough_substeps(model: SnapshotModel, snapshots: Snapshots, sites: Mapping[str, np.ndarray]) -> SnapshotModel:
@@ -138,20 +172,15 @@ def with_enough_substeps(model: SnapshotModel, snapshots: Snapshots, sites: Mapp
         particles = particles[:1]
         particles[0][:, ~np.asarray(snapshots.observed)] = sites["start_mean"]
     owner = np.repeat(np.arange(len(particles)), [len(cloud) for cloud in particles])
+    starts, begin, end = np.concatenate(particles), snapshots.times[owner], snapshots.times[owner + 1]
+    rows = np.minimum(np.arange(size_class(len(starts))), len(starts) - 1)
+    share = padded(np.full(len(starts), 1.0 / len(starts)), len(rows))
     with jax.enable_x64(True):
-        theta = as_jax({site: sites[site] for site in model.sde.priors})
-        starts, times, size = as_jax(np.concatenate(particles)), as_jax(snapshots.times), snapshots.magnitude
-        begin, end = times[owner], times[owner + 1]
-        state = TransitionMoments(starts, jnp.zeros((*starts.shape, starts.shape[1])))
+        theta = {site: sites[site] for site in model.sde.priors}
+        given = as_jax((model.sde, theta, starts[rows], begin[rows], end[rows], share, np.asarray(snapshots.magnitude)))
+        error = _error_program()
         while model.substeps < MOST_SUBSTEPS:
-            run = partial(_end_moments, model, theta, scale=size)
-            whole = run(state, jnp.stack([begin, end]))
-            half = run(state, jnp.stack([begin, (begin + end) / 2.0]))
-            fine = run(half, jnp.stack([(begin + end) / 2.0, end]))
-            variance = jnp.maximum(jnp.diagonal(fine.covariance, axis1=-2, axis2=-1), JITTER * size**2)
-            bias = jnp.abs(fine.mean - whole.mean) / jnp.sqrt(variance)
-            excess = jnp.abs(jnp.diagonal(fine.covariance - whole.covariance, axis1=-2, axis2=-1)) / variance
-            if not float(jnp.maximum(bias, excess).mean()) > limit:
+            if not float(error(model.substeps, *given)) > limit:
                 return model
             model = replace(model, substeps=2 * model.substeps)
     warnings.warn(
@@ -162,34 +191,57 @@ def with_enough_substeps(model: SnapshotModel, snapshots: Snapshots, sites: Mapp
     return model
 
 
-@partial(jax.jit, static_argnums=0)
-def _end_moments(
-    model: SnapshotModel, theta: Theta, start: TransitionMoments, clock: Array, scale: float | Array
-) -> TransitionMoments:
-    moments = linear_noise_moments(
-        model.sde, theta, start.mean, clock, substeps=model.substeps, covariance=start.covariance, scale=scale
-    )
-    return TransitionMoments(moments.mean[0], moments.covariance[0])
+@cache
+def _error_program() -> Callable[..., Array]:
+    return compiled_once(_integration_error)
+
+
+def _integration_error(
+    substeps: int | Array,
+    sde: ReferenceSDE,
+    theta: Theta,
+    starts: Array,
+    begin: Array,
+    end: Array,
+    share: Array,
+    size: Array,
+) -> Array:
+    """Mean change of mean and variance, in transition sds, where twice as many steps are taken; one program for all."""
+
+    def run(state: TransitionMoments, begin: Array, end: Array) -> TransitionMoments:
+        clock = jnp.stack([begin, end])
+        moments = linear_noise_moments(
+            sde, theta, state.mean, clock, substeps=jnp.asarray(substeps), covariance=state.covariance, scale=size
+        )
+        return TransitionMoments(moments.mean[0], moments.covariance[0])
+
+    state, middle = TransitionMoments(starts, jnp.zeros((*starts.shape, starts.shape[1]))), (begin + end) / 2.0
+    whole, fine = run(state, begin, end), run(run(state, begin, middle), middle, end)
+    variance = jnp.maximum(jnp.diagonal(fine.covariance, axis1=-2, axis2=-1), JITTER * size**2)
+    bias = jnp.abs(fine.mean - whole.mean) / jnp.sqrt(variance)
+    excess = jnp.abs(jnp.diagonal(fine.covariance - whole.covariance, axis1=-2, axis2=-1)) / variance
+    each: Array = jnp.maximum(bias, excess).mean(axis=1)
+    return share @ each
 
 
 def _refine(
-    problem: Problem, matching: Problem, matches: list[MomentMatch], search: Callable[..., Solution], margin: float
+    problem: Problem, matching: Problem, matches: list[Solution], search: Callable[..., Solution], margin: float
 ) -> tuple[Solution, int]:
     """The best mode of the model itself, and how many starts lead to it.
 
     It is searched from the best distinct moment matches, the second where it is worse by less than `margin` nats.
     """
-    groups: list[list[MomentMatch]] = []
+    groups: list[list[Solution]] = []
     for match in matches:
-        if groups and match.potential - groups[-1][0].potential < SAME_MODE * max(1.0, 1e-3 * abs(match.potential)):
+        if groups and match.value - groups[-1][0].value < SAME_MODE * max(1.0, 1e-3 * abs(match.value)):
             groups[-1].append(match)
         else:
             groups.append([match])
     ends: list[tuple[Solution, int]] = []
     for group in groups[:REFINED]:
-        if ends and group[0].potential > groups[0][0].potential + margin:
+        if ends and group[0].value > groups[0][0].value + margin:
             break
-        start, root = _start_and_root(problem, matching, group[0].z)
+        start, root = _start_and_root(problem, matching, group[0].point)
         solution = search(problem.value_and_gradient, start, root=root)
         if solution.value < LEAST_BARRIER:
             ends.append((solution, len(group)))
@@ -203,9 +255,10 @@ def _refine(
 
 def _start_and_root(problem: Problem, matching: Problem, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start [p] and root [p, p] of the search, from a match z of a problem that may have fewer sites."""
-    same = problem.latent == matching.latent  # then there is no need to compile the prior's medians
+    if problem.latent == matching.latent:  # then there is no need to compile the prior's medians
+        return z, _inverse_root(matching.hessian(z))
     with problem.precision():
-        default = problem.unravel(jnp.asarray(z if same else problem.start))
+        default = problem.unravel(jnp.asarray(problem.start))
         matched = matching.unravel(jnp.asarray(z))
         start = np.asarray(ravel_pytree({name: matched.get(name, value) for name, value in default.items()})[0])
     known = np.concatenate([np.full(np.size(value), name in matched) for name, value in sorted(default.items())])

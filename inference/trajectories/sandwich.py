@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +10,9 @@ from jaxtyping import Array, Float
 from numpyro.infer.util import potential_energy
 
 from tercet.inference.posteriors.problem import Problem
+from tercet.models._inputs import as_jax
 from tercet.models.trajectories.snapshot_model import SnapshotModel
-from tercet.models.trajectories.snapshots import Snapshots
+from tercet.models.trajectories.snapshots import FilledSnapshots, Snapshots
 
 
 def sandwich_factor(
@@ -32,21 +31,21 @@ def influence(
     problem: Problem, model: SnapshotModel, snapshots: Snapshots, mode: np.ndarray
 ) -> Float[np.ndarray, "particles p"]:
     """Psi: derivative of the score in the weight of each particle, centred within its snapshot."""
-    step = 1e-4
+    step, filled, rows = 1e-4, FilledSnapshots(snapshots), []
     with problem.precision():
-        ones = tuple(jnp.ones(count) for count in snapshots.counts)
-        rows = []
+        known, data, ones = as_jax((model, filled, tuple(np.ones(count) for count in filled.counts)))
         for unit in np.eye(len(mode)):
             ahead, behind = (
-                _weight_gradient(model, ones, problem.unravel(jnp.asarray(mode + s * unit)), snapshots)
+                _weight_gradient(known, ones, problem.unravel(jnp.asarray(mode + s * unit)), data)
                 for s in (step, -step)
             )
-            rows.append([(np.asarray(a) - np.asarray(b)) / (2.0 * step) for a, b in zip(ahead, behind, strict=True)])
+            differences = [(np.asarray(a) - np.asarray(b)) / (2.0 * step) for a, b in zip(ahead, behind, strict=True)]
+            rows.append([part[:count] for part, count in zip(differences, snapshots.counts, strict=True)])
     centred = [[part - part.mean() for part in row] for row in rows]
     return np.stack([np.concatenate(row) for row in centred], axis=1)
 
 
-@partial(jax.jit, static_argnums=0)
+@jax.jit
 def _weight_gradient(
     model: SnapshotModel, weights: tuple[Array, ...], sites: dict[str, Array], snapshots: Snapshots
 ) -> tuple[Array, ...]:

@@ -69,25 +69,34 @@ def solve(
     tolerance: float,
     max_iterations: int,
     tile: int | None,
+    rows: int,
     start: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> SinkhornSolution:
     """Solve K static problems, `tile` rows of the cost at a time.
 
-    `start`, potentials (f, g) of a similar problem, is tried first, without annealing.
+    `start`, potentials (f, g) of a similar problem, is tried first, without annealing. `rows` is the largest number of
+    starts, those left out that only fill up.
     """
-    cold = (jnp.zeros_like(problems.source_weights), jnp.zeros_like(problems.target_weights))
-    attempts = [(cold, True)] if start is None else [(as_jax(start), False), (cold, True)]
-    for potentials, anneal in attempts:
-        limits = (jnp.asarray(anneal), tolerance, max_iterations)
-        f, g, objective, error, iterations, mean, scatter = map(np.asarray, _solve(problems, potentials, limits, tile))
+    cold = (np.zeros(problems.source_weights.shape), np.zeros(problems.target_weights.shape))
+    attempts = [(cold, True)] if start is None else [(start, False), (cold, True)]
+    for trial, anneal in attempts:
+        potentials, *limits = as_jax((trial, *map(np.asarray, (anneal, tolerance, max_iterations, rows))))
+        f, g, objective, error, iterations, mean, scatter = map(
+            np.asarray, _solve(problems, potentials, Limits(*limits), tile)
+        )
         if (error < tolerance).all():
             break
     factors = (np.asarray(problems.left), np.asarray(problems.right))
     return SinkhornSolution(f, g, objective, error, iterations, mean, scatter, factors)
 
 
-Limits = tuple[Array, float | Array, int | Array]
-"""Whether to anneal, tolerance, most iterations."""
+class Limits(NamedTuple):
+    """Whether to anneal, tolerance, most iterations, and the number of starts that do not only fill up."""
+
+    anneal: Array
+    tolerance: Array
+    iterations: Array
+    rows: Array
 
 
 @partial(jax.jit, static_argnums=3)
@@ -105,7 +114,7 @@ def _interval(
     problem: TransportProblems, potentials: tuple[Array, Array], limits: Limits, tile: int | None
 ) -> tuple[Array, ...]:
     left, right, a, b, _ = problem
-    anneal, tolerance, max_iterations = limits
+    anneal, tolerance, max_iterations, count = limits
     rows, columns = (tile or len(left)), (tile or len(right))
     log_a, log_b = jnp.log(a), jnp.log(b)
     cost = None if tile else -left @ right.T  # made once, not once a level
@@ -120,22 +129,24 @@ def _interval(
         over = converged | (count >= max_iterations) | ~jnp.isfinite(f[0])
         return f, g, jnp.maximum(eps / FACTOR, 1.0), count, last & over
 
-    eps = jnp.where(anneal, jnp.maximum(_cost_range(problem) / GENTLE, 1.0), 1.0)
+    eps = jnp.where(anneal, jnp.maximum(_cost_range(problem, count) / GENTLE, 1.0), 1.0)
     begin = (potentials[0] + log_a, potentials[1] + log_b, eps, jnp.asarray(0), jnp.asarray(False))
     f, g, _, count, _ = jax.lax.while_loop(lambda carry: ~carry[-1], chunk, begin)
     g = jnp.where(b > 0, g - log_b, 0.0)
     # Whether or not ott converged: rows are made exact and the error of the columns is measured.
     f = -log_sum_exp(left, right, g + log_b, 1.0, rows)
     excess = log_sum_exp(right, left, f + log_a, 1.0, columns)
-    error = (b * jnp.abs(jnp.expm1(g + excess))).sum()
+    # Of a column without weight the potential is no multiplier: it may be far from its row.
+    error = (b * jnp.abs(jnp.expm1(jnp.where(b > 0, g + excess, 0.0)))).sum()
     objective = (a * f).sum() + (b * g).sum()
     return f, g, objective, error, count, *_end_moments(problem, f, g + log_b, rows)
 
 
-def _cost_range(problem: TransportProblems) -> Array:
-    """Range of the costs of a sample of the starts."""
+def _cost_range(problem: TransportProblems, count: Array) -> Array:
+    """Range of the costs of a sample of the first `count` starts."""
     left, right, a, b, _ = problem
-    sample = jnp.linspace(0, len(left) - 1, min(len(left), 64)).astype(int)
+    most = min(len(left), 64)
+    sample = ((count - 1) * (np.arange(most) / max(most - 1, 1))).astype(int)
     cost = -left[sample] @ right.T
     used = (a[sample] > 0)[:, None] & (b > 0)[None]
     return jnp.where(used, cost, -jnp.inf).max() - jnp.where(used, cost, jnp.inf).min()

@@ -11,7 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from tercet.models.trajectories.reference_sdes import Drift, Theta
+from tercet.models.trajectories.reference_sdes import Drift, Theta, as_number
 
 
 def brownian(dim: int) -> Drift:
@@ -195,9 +195,9 @@ def coupled_springs(masses: int, dim: int = 1) -> Drift:
     return Drift(partial(_springs, np.kron(chain, np.eye(dim))), priors, names, affine=True)
 
 
-def _springs(coupling: np.ndarray, theta: Theta, x: Array, t: jax.typing.ArrayLike) -> Array:
+def _springs(coupling: np.ndarray | Array, theta: Theta, x: Array, t: jax.typing.ArrayLike) -> Array:
     q, v = x[: len(coupling)], x[len(coupling) :]
-    force = jnp.asarray(coupling.astype(x.dtype)) @ (q - theta["rest"])
+    force = as_number(coupling, x) @ (q - theta["rest"])
     return jnp.concatenate([v, -theta["stiffness"] * force - theta["damping"] * v])
 
 

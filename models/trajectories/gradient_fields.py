@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_floats
 from tercet.models.trajectories.families import axis_names
-from tercet.models.trajectories.reference_sdes import Drift, Theta
+from tercet.models.trajectories.reference_sdes import Drift, Theta, as_number
 
 
 def gradient_field(
@@ -74,13 +74,13 @@ def _descent(
     x: Array,
     t: jax.typing.ArrayLike,
     *,
-    center: np.ndarray,
-    scale: np.ndarray,
+    center: np.ndarray | Array,
+    scale: np.ndarray | Array,
     potential: str,
-    strength: float | None,
+    strength: float | Array | None,
 ) -> Array:
-    unit, dim = jnp.asarray(scale.astype(x.dtype)), len(center)
-    z = (x - jnp.asarray(center.astype(x.dtype))) / unit
+    unit, dim = as_number(scale, x), len(center)
+    z = (x - as_number(center, x)) / unit
     force = theta["push"]
     if potential == "quadratic":
         upper = jnp.zeros((dim, dim), x.dtype).at[np.triu_indices(dim)].set(theta["curvature"])

@@ -43,7 +43,8 @@ def linear_noise_moments(
     starts: Float[Array, "n d"],
     times: jax.typing.ArrayLike,
     *,
-    substeps: int = 10,
+    substeps: int | Array = 10,
+    most: int | None = None,
     covariance: Array | None = None,
     scale: jax.typing.ArrayLike | None = None,
     flow: bool = False,
@@ -55,7 +56,9 @@ def linear_noise_moments(
     sde, theta : the reference and its parameters
     starts : array [n, d]
     times : array [K + 1], or [K + 1, n] where particles have times of their own
-    substeps : fourth-order Runge-Kutta steps per interval; the error falls as substeps^-4
+    substeps : fourth-order Runge-Kutta steps per interval; the error falls as substeps^-4. With an integer array one
+        program serves any number of them, and is differentiated forwards only
+    most : largest number of substeps, where that is an array: the program can then be differentiated in reverse too
     covariance : array [d, d] or [n, d, d], of the starts; default zero
     scale : length scale of the data, in units of which a path counts as exploded; default the largest absolute start
     flow : also give the derivative of the mean in the start
@@ -69,12 +72,12 @@ def linear_noise_moments(
     size = data_scale(starts, scale)
     clock = jnp.asarray(times)
     if sde.affine and clock.ndim == 1:
-        moments = _affine(sde, theta, starts, clock, covariance=covariance, substeps=substeps, size=size)
+        moments = _affine(sde, theta, starts, clock, covariance=covariance, steps=(substeps, most), size=size)
         return moments if flow else moments._replace(flow=None)
     clock = jnp.broadcast_to(clock[:, None], (len(clock), n)) if clock.ndim == 1 else clock
     spread = jnp.zeros((n, d, d)) if covariance is None else jnp.broadcast_to(covariance, (n, d, d))
     begin = TransitionMoments(starts, spread, jnp.broadcast_to(jnp.eye(d), (n, d, d)) if flow else None)
-    return _integrate(sde, theta, begin, clock, substeps=substeps, size=size)
+    return _integrate(sde, theta, begin, clock, steps=(substeps, most), size=size)
 
 
 def data_scale(starts: Array, scale: jax.typing.ArrayLike | None) -> Array:
@@ -89,7 +92,7 @@ def _affine(
     clock: Array,
     *,
     covariance: Array | None,
-    substeps: int,
+    steps: tuple[int | Array, int | None],
     size: Array,
 ) -> TransitionMoments:
     """Integrate one particle, at the mean of the starts; the others follow by the flow, which they share."""
@@ -98,7 +101,7 @@ def _affine(
     own = covariance is not None and jnp.ndim(covariance) == 3
     spread = jnp.zeros((1, d, d)) if covariance is None or own else jnp.asarray(covariance)[None]
     begin = TransitionMoments(middle, spread, jnp.eye(d)[None])
-    mean, spread, flow = _integrate(sde, theta, begin, clock[:, None], substeps=substeps, size=size)
+    mean, spread, flow = _integrate(sde, theta, begin, clock[:, None], steps=steps, size=size)
     assert flow is not None
     mean = mean + jnp.einsum("kab,nb->kna", flow[:, 0], starts - middle)
     shape = (*mean.shape, d)
@@ -109,17 +112,23 @@ def _affine(
 
 
 def _integrate(
-    sde: ReferenceSDE, theta: Theta, begin: TransitionMoments, clock: Array, *, substeps: int, size: Array
+    sde: ReferenceSDE,
+    theta: Theta,
+    begin: TransitionMoments,
+    clock: Array,
+    *,
+    steps: tuple[int | Array, int | None],
+    size: Array,
 ) -> TransitionMoments:
     """Classical Runge-Kutta in a scan of scans; in reverse the inner one is run again, so memory grows as K."""
+    substeps, most = steps
 
     def rate(y: TransitionMoments, t: Array, h: Array) -> TransitionMoments:
         slopes: TransitionMoments = jax.vmap(partial(_rate, sde, theta, size))(y, (t, h))
         return slopes
 
     # The four stages are a loop of their own: written out, the derivatives take three times as long to compile.
-    ahead, share = jnp.array([0.0, 0.5, 0.5, 1.0]), jnp.array([1.0, 2.0, 2.0, 1.0]) / 6.0
-    nodes = (ahead.astype(clock.dtype), share.astype(clock.dtype))
+    nodes = runge_kutta_nodes(clock.dtype)
 
     @jax.checkpoint
     def interval(y: TransitionMoments, ends: tuple[Array, Array]) -> tuple[TransitionMoments, TransitionMoments]:
@@ -139,11 +148,26 @@ def _integrate(
             (_, _, _, total), _ = jax.lax.scan(stage, (start + i * h, y, zero, y), nodes)
             return total, None
 
-        y, _ = jax.lax.scan(step, y, jnp.arange(substeps, dtype=h.dtype))
+        def if_due(y: TransitionMoments, i: Array) -> tuple[TransitionMoments, None]:
+            later: TransitionMoments = jax.lax.cond(i < substeps, lambda y: step(y, i)[0], lambda y: y, y)
+            return later, None
+
+        if isinstance(substeps, int):
+            y, _ = jax.lax.scan(step, y, jnp.arange(substeps, dtype=h.dtype))
+        elif most is not None:
+            y, _ = jax.lax.scan(if_due, y, jnp.arange(most, dtype=h.dtype))
+        else:
+            y = jax.lax.fori_loop(0, substeps, lambda i, y: step(y, i.astype(h.dtype))[0], y)
         return y, y
 
     later: TransitionMoments = jax.lax.scan(interval, begin, (clock[:-1], clock[1:]))[1]
     return later
+
+
+def runge_kutta_nodes(dtype: np.dtype) -> tuple[Array, Array]:
+    """Where the four stages of a step evaluate the slope, and their shares; made by NumPy, which compiles nothing."""
+    ahead, share = np.array([0.0, 0.5, 0.5, 1.0]), np.array([1.0, 2.0, 2.0, 1.0]) / 6.0
+    return jnp.asarray(ahead.astype(dtype)), jnp.asarray(share.astype(dtype))
 
 
 def _add(y: Tree, slope: Tree, h: Array) -> Tree:

@@ -1,14 +1,14 @@
 """Reference stochastic differential equations dX = b_theta(X, t) dt + s_theta(X, t) dW: drift, volatility, priors.
 
-Drifts, volatilities and references are equal, and hash alike, where functions, names and priors are: what was compiled
-for one serves an equal one.
+Drifts, volatilities and references are JAX pytrees whose leaves are their numbers (known parameters, scales of priors):
+what was compiled for one serves any other that differs in these numbers only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -20,7 +20,8 @@ import numpyro.distributions
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from tercet.models.trajectories.structure import Structural
+from tercet.models._inputs import as_jax
+from tercet.models.trajectories.structure import Parts, Structural, separate
 
 Theta = Mapping[str, Array]
 """Parameters of drift and volatility: name of the site to value."""
@@ -44,7 +45,8 @@ class Drift(Structural):
     ----------
     function : callable (theta, x, t) -> array [d]
         theta is a dict of the sites in `priors`, x the state [d], t the time; written with jax.numpy. A function
-        defined at module level, or a `functools.partial` of one, makes two drifts equal; a lambda equals only itself.
+        defined at module level, or a `functools.partial` of one, lets drifts share compiled programs (the numbers of
+        the partial are then arguments); a lambda equals only itself.
     priors : dict of site name -> NumPyro distribution
         In the units of the data and of its times.
     names : sequence of d names of coordinates
@@ -160,6 +162,26 @@ class ReferenceSDE(Structural):
         if shared:
             raise ValueError(f"drift and volatility both have a parameter {sorted(shared)[0]!r}; prefix the drift's.")
 
+    @cached_property
+    def _parts(self) -> Parts:
+        """Numbers and template; the numbers stay in the template where the functions work on known ones only.
+
+        A drift of a user's may hand an array of its `functools.partial` to NumPy, or branch on a number.
+        """
+        apart = separate((self.drift, self.volatility))
+
+        def values(numbers: tuple[object, ...]) -> tuple[Array, Array]:
+            sde = ReferenceSDE(*apart.template.filled(numbers))
+            theta = {site: jnp.zeros(prior.shape()) for site, prior in self.priors.items()}
+            x, t = jnp.zeros(self.dim), jnp.zeros(())
+            return sde.b(theta, x, t), sde.volatility_matrix(theta, x, t)
+
+        try:
+            jax.eval_shape(values, as_jax(apart.numbers))
+        except Exception:  # whatever is wrong with a function shows itself where it is called with values
+            return separate((self.drift, self.volatility), numbers_apart=False)
+        return apart
+
     @property
     def dim(self) -> int:
         """Number of coordinates d."""
@@ -218,3 +240,8 @@ def check_prior(site: str, prior: object) -> None:
     """Raise where the prior of a site is no NumPyro distribution."""
     if not isinstance(prior, numpyro.distributions.Distribution):
         raise ValueError(f"the prior of {site!r} must be a NumPyro distribution, got {prior!r}.")
+
+
+def as_number(known: jax.typing.ArrayLike, x: Array) -> Array:
+    """A known number or array, which may be traced, in the precision of a state."""
+    return jnp.asarray(known if isinstance(known, jax.Array) else np.asarray(known).astype(x.dtype), x.dtype)

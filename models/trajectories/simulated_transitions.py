@@ -20,7 +20,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tercet.models._inputs import KeyLike, as_jax, as_key
-from tercet.models.trajectories.linear_noise import FAR, TransitionMoments, data_scale, linear_noise_moments
+from tercet.models.trajectories.linear_noise import (
+    FAR,
+    TransitionMoments,
+    data_scale,
+    linear_noise_moments,
+    runge_kutta_nodes,
+)
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 
 
@@ -28,7 +34,7 @@ def simulated_moments(
     sde: ReferenceSDE,
     theta: Theta,
     starts: Float[Array, "n d"],
-    times: np.ndarray,
+    times: np.ndarray | Array,
     paths: int,
     *,
     steps: int = 20,
@@ -49,7 +55,7 @@ def simulated_moments(
     ----------
     sde, theta : the reference and its parameters
     starts : array [n, d]
-    times : NumPy array [K + 1], or [K + 1, n] where starts have times of their own
+    times : array [K + 1], or [K + 1, n] where starts have times of their own
     paths : number M of paths from each start
     steps : steps of a path from one time to the next; h is rounded to a whole number of them
     substeps : Runge-Kutta steps that linear noise would take from one time to the next; the last step takes its share
@@ -64,11 +70,12 @@ def simulated_moments(
     """
     d, count = starts.shape[1], len(starts) * paths
     size = data_scale(starts, scale)
-    clock = np.broadcast_to(times[:, None] if times.ndim == 1 else times, (len(times), len(starts)))
-    clock = np.repeat(clock, paths, axis=1)
+    times = as_jax(times)
+    clock = jnp.broadcast_to(times[:, None] if times.ndim == 1 else times, (len(times), len(starts)))
+    clock = jnp.repeat(clock, paths, axis=1)
     last = last_steps(clock, paths, steps, d)
-    begin, dt = clock[:-1], np.diff(clock, axis=0) / steps
-    before, keys = as_jax((begin, dt, (steps - last).astype(float))), jax.random.split(as_key(key), len(dt) + 1)
+    begin, dt = clock[:-1], jnp.diff(clock, axis=0) / steps
+    before, keys = (begin, dt, steps - last), jax.random.split(as_key(key), len(dt) + 1)
     x = jnp.repeat(starts, paths, axis=0)
     if start_factor is not None:
         x = x + jax.random.normal(keys[-1], (count, d)) @ start_factor.T
@@ -90,18 +97,17 @@ def simulated_moments(
         return x, near
 
     _, near = jax.lax.scan(interval, x, (before, keys[:-1]))
-    ends = as_jax(np.stack([begin + dt * (steps - last), clock[1:]]).reshape(2, -1))
-    share = max(1, int(np.ceil(substeps * last.max() / steps)))
-    moments = linear_noise_moments(sde, theta, near.reshape(-1, d), ends, substeps=share, scale=size)
+    ends = jnp.stack([begin + dt * (steps - last), clock[1:]]).reshape(2, -1)
+    share = jnp.maximum(jnp.ceil(substeps * last.max() / steps), 1.0)
+    moments = linear_noise_moments(sde, theta, near.reshape(-1, d), ends, substeps=share, most=substeps, scale=size)
     by_time: TransitionMoments = jax.tree.map(lambda a: a.reshape(len(dt), count, *a.shape[2:]), moments)
     return by_time
 
 
-def last_steps(clock: np.ndarray, paths: int, steps: int, dim: int) -> np.ndarray:
+def last_steps(clock: Array, paths: int, steps: int, dim: int) -> Array:
     """The last step h in steps of a path, from 1 to all of the interval, for each later time of `clock` [K + 1, n]."""
     wanted = (clock[1:] - clock[0]) * paths ** (-2.0 / (dim + 4.0))
-    rounded: np.ndarray = np.clip(np.rint(wanted / np.diff(clock, axis=0) * steps), 1, steps)
-    return rounded
+    return jnp.clip(jnp.rint(wanted / jnp.diff(clock, axis=0) * steps), 1, steps)
 
 
 def _step(sde: ReferenceSDE, theta: Theta, bound: Array, x: Array, given: tuple[Array, Array, Array]) -> Array:
@@ -115,7 +121,6 @@ def _step(sde: ReferenceSDE, theta: Theta, bound: Array, x: Array, given: tuple[
         return (slope, total + share * h * slope), None
 
     # A loop, as in linear_noise: written out it takes far longer to compile.
-    ahead, share = jnp.array([0.0, 0.5, 0.5, 1.0]), jnp.array([1.0, 2.0, 2.0, 1.0]) / 6.0
-    (_, later), _ = jax.lax.scan(stage, (jnp.zeros_like(x), x), (ahead.astype(x.dtype), share.astype(x.dtype)))
+    (_, later), _ = jax.lax.scan(stage, (jnp.zeros_like(x), x), runge_kutta_nodes(x.dtype))
     later = later + jnp.sqrt(h) * (sde.volatility_matrix(theta, x, t) @ noise)
     return jnp.where(jnp.abs(later).max() < bound, later, bound)

@@ -1,8 +1,6 @@
-"""Simulated paths of a reference SDE, in 64 bit; one compiled program for each reference and shape."""
+"""Simulated paths of a reference SDE, in 64 bit; one compiled program for each structure and class of sizes."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import KeyLike, as_floats, as_jax, as_key
+from tercet.models._size_classes import padded, size_class
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta, Values
 
 
@@ -66,10 +65,14 @@ def simulate(
     if not 0 < step < np.inf:
         raise ValueError(f"step must be positive and finite, got {step}.")
     # A gap of 0.30000000000000004 is three substeps of 0.1, not four.
-    counts = np.maximum(np.ceil(np.diff(clock) / step * (1.0 - 1e-9)), 1.0)
+    counts = np.maximum(np.ceil(np.diff(clock) / step * (1.0 - 1e-9)), 1.0).astype(np.int64)
+    # Filled up with copies of the first particle, and with intervals of no steps; draws do not depend on the filling.
+    filled = np.concatenate([particles, np.repeat(particles[:1], size_class(len(particles)) - len(particles), axis=0)])
+    size = size_class(len(counts))
     with jax.enable_x64(True):
-        starts_at, intervals = as_jax((particles, (clock[:-1], np.diff(clock) / counts, counts.astype(np.int64))))
-        paths = np.asarray(_paths(sde, sde.parameters(theta), starts_at, intervals, as_key(key)))
+        intervals = (padded(clock[:-1], size), padded(np.diff(clock) / counts, size), padded(counts, size))
+        paths = np.asarray(_paths(as_jax(sde), sde.parameters(theta), *as_jax((filled, intervals)), as_key(key)))
+    paths = paths[: len(clock), : len(particles)]
     lost = ~np.isfinite(paths).all(axis=2)
     if lost.any():
         k = int(np.argmax(lost.any(axis=1)))
@@ -80,7 +83,7 @@ def simulate(
     return paths
 
 
-@partial(jax.jit, static_argnums=0)
+@jax.jit
 def _paths(sde: ReferenceSDE, theta: Theta, starts: Array, intervals: tuple[Array, Array, Array], key: Array) -> Array:
     """Paths [K, n, d]; of each interval begin, length of a substep and number of substeps, so that any step serves."""
     drift, volatility = (jax.vmap(function, (None, 0, None)) for function in (sde.b, sde.volatility_matrix))

@@ -20,7 +20,7 @@ from tercet.models._inputs import KeyLike, as_jax, as_key
 from tercet.models.trajectories.linear_noise import TransitionMoments, forward_only, linear_noise_moments
 from tercet.models.trajectories.reference_sdes import ReferenceSDE, Theta
 from tercet.models.trajectories.simulated_transitions import simulated_moments
-from tercet.models.trajectories.snapshots import Snapshots
+from tercet.models.trajectories.snapshots import FilledSnapshots, Snapshots
 from tercet.models.trajectories.structure import Structural
 from tercet.models.trajectories.transitions import SnapshotMixture
 
@@ -117,6 +117,7 @@ class SnapshotModel(Structural):
         Parameters
         ----------
         snapshots : Snapshots
+            Of `FilledSnapshots` the particles that only fill up have no weight.
         weights : sequence of arrays [n_k], optional
             Weight of each particle, as datum and as mixture component (default 1); what the sandwich differentiates.
         """
@@ -124,11 +125,10 @@ class SnapshotModel(Structural):
         shares = None if weights is None else [jnp.asarray(weight) for weight in weights]
         clouds, observed = as_jax(snapshots.particles), np.flatnonzero(snapshots.observed)
         theta, start = self.sde.sample_parameters(), self._sample_start(clouds[0], snapshots, shares)
-        simulated = self.paths > 0 and self.start != "summary"
-        moments = (self._simulated if simulated else self._transitions)(theta, start, snapshots, clouds)
+        moments = (self._simulated if self._simulates else self._transitions)(theta, start, snapshots, clouds)
         jitter = JITTER * snapshots.magnitude**2 * jnp.eye(len(observed))
-        logs = self._log_weights(snapshots, shares)
-        if simulated and logs is not None:
+        logs, present = self._log_weights(snapshots, shares), _present(snapshots)
+        if self._simulates and logs is not None:
             logs = jnp.repeat(logs, self.paths, axis=1) - np.log(self.paths)
         mixture = SnapshotMixture(
             moments.mean[..., observed],
@@ -137,13 +137,22 @@ class SnapshotModel(Structural):
             logs,
             self.jackknife,
         )
-        scale = None if shares is None else jnp.concatenate(shares[1:])
+        scale = _data_weights(shares, present, slice(1, None))
         _observe("snapshots", mixture, jnp.concatenate(clouds[1:])[:, observed], scale)
 
+    def prepared(
+        self, snapshots: Snapshots, weights: Sequence[jax.typing.ArrayLike] | None = None
+    ) -> tuple[SnapshotModel, tuple[object, ...], dict[str, object]]:
+        """The model, and its data as compiled programs take them: checked, without names, filled up to size classes."""
+        self.check(snapshots)
+        if weights is not None:  # of the particles that were given
+            return self, (snapshots, weights), {}
+        return self, (FilledSnapshots(snapshots),), {}
+
     @property
-    def data_may_be_traced(self) -> bool:
-        """Whether one compiled program serves all snapshots of the same shape."""
-        return not self.paths or self.start == "summary"
+    def _simulates(self) -> bool:
+        """Whether transitions are those of simulated paths."""
+        return self.paths > 0 and self.start != "summary"
 
     def check(self, snapshots: Snapshots) -> None:
         """Raise where these snapshots do not fit this model."""
@@ -172,13 +181,15 @@ class SnapshotModel(Structural):
                 sites["sd"] = numpyro.sample("start_sd", self.start_sd or dist.HalfNormal(0.5))
         if self.start == "gaussian":
             points, d = cloud[:, observed], len(observed)
-            middle, unit = points.mean(axis=0), points.std(axis=0)
+            present = _present(snapshots)
+            middle, covariance = _summary(points, None if present is None else present[0])
+            middle, unit = middle[0], jnp.sqrt(jnp.diagonal(covariance))
             mean = numpyro.sample("cloud_mean", dist.Normal(middle, 10.0 * unit).to_event(1))
             sd = numpyro.sample("cloud_sd", dist.LogNormal(jnp.log(unit), 1.0).to_event(1))
             correlation = jnp.eye(1) if d == 1 else numpyro.sample("cloud_correlation", dist.LKJCholesky(d))
             sites |= {"cloud_mean": mean, "cloud_factor": sd[:, None] * correlation}
             gaussian = dist.MultivariateNormal(mean, scale_tril=sites["cloud_factor"])
-            _observe("first_snapshot", gaussian, points, None if weights is None else weights[0])
+            _observe("first_snapshot", gaussian, points, _data_weights(weights, present, slice(1)))
         return sites
 
     def _initial_state(self, start: Theta, cloud: Array, snapshots: Snapshots) -> tuple[Array, Array]:
@@ -198,25 +209,30 @@ class SnapshotModel(Structural):
     ) -> TransitionMoments:
         """Moments [K, n, ...] of the components of each later snapshot, short clouds filled up."""
         times, size = as_jax(snapshots.times), snapshots.magnitude  # passed on as data: they may be traced
+        present: Sequence[Array | None] = _present(snapshots) or [None] * len(clouds)
         if self.anchor == "first":
 
             def forward(
-                latent: tuple[Theta, Theta], cloud: Array, times: Array, size: jax.typing.ArrayLike
+                latent: tuple[Theta, Theta],
+                cloud: Array,
+                present: Array | None,
+                times: Array,
+                size: jax.typing.ArrayLike,
             ) -> TransitionMoments:
                 own = jnp.zeros((self.sde.dim, self.sde.dim))
                 if self.start == "summary":
                     observed = np.flatnonzero(snapshots.observed)
-                    cloud, covariance = _summary(cloud)
+                    cloud, covariance = _summary(cloud, present)
                     own = own.at[observed[:, None], observed].set(covariance[observed[:, None], observed])
                 begin, factor = self._initial_state(latent[0], cloud, snapshots)
                 moments = self._linear_noise(latent[1], begin, times, own + factor @ factor.T, size)
                 # An affine reference gives all particles one covariance: without its copies.
                 return moments._replace(covariance=moments.covariance[:, :1]) if self.sde.affine else moments
 
-            return forward_only(forward)((start, theta), clouds[0], times, size)
+            return forward_only(forward)((start, theta), clouds[0], present[0], times, size)
         sources, spreads = list(clouds[:-1]), None
         if self.start == "summary":
-            summaries = [_summary(cloud) for cloud in sources]
+            summaries = [_summary(cloud, used) for cloud, used in zip(clouds[:-1], present[:-1], strict=True)]
             sources, spreads = [mean for mean, _ in summaries], jnp.stack([covariance for _, covariance in summaries])
         owner, fill = _stacked_rows([len(source) for source in sources])
 
@@ -253,7 +269,7 @@ class SnapshotModel(Structural):
         self, theta: Theta, start: Theta, snapshots: Snapshots, clouds: Sequence[Array]
     ) -> TransitionMoments:
         """The same of simulated paths, [K, n * paths, ...]: those of one start lie side by side."""
-        times = snapshots.times
+        times = as_jax(snapshots.times)
         simulated = partial(
             simulated_moments,
             self.sde,
@@ -265,30 +281,36 @@ class SnapshotModel(Structural):
         )
         if self.anchor == "first":
 
-            def forward(latent: tuple[Theta, Theta], cloud: Array) -> TransitionMoments:
+            def forward(latent: tuple[Theta, Theta], cloud: Array, times: Array) -> TransitionMoments:
                 begin, factor = self._initial_state(latent[0], cloud, snapshots)
                 begin = jnp.broadcast_to(begin, cloud.shape)  # a Gaussian start: as many draws as there are particles
                 return simulated(latent[1], begin, times, start_factor=factor)
 
-            return forward_only(forward)((start, theta), clouds[0])
+            return forward_only(forward)((start, theta), clouds[0], times)
         owner, fill = _stacked_rows(snapshots.counts[:-1])
         columns = (fill[:, :, None] * self.paths + np.arange(self.paths)).reshape(len(fill), -1)
 
-        def together(theta: Theta, sources: Array) -> TransitionMoments:
-            moments = simulated(theta, sources, np.stack([times[owner], times[owner + 1]]))
+        def together(theta: Theta, sources: Array, times: Array) -> TransitionMoments:
+            moments = simulated(theta, sources, jnp.stack([times[owner], times[owner + 1]]))
             return TransitionMoments(moments.mean[0][columns], moments.covariance[0][columns])
 
-        return forward_only(together)(theta, jnp.concatenate(clouds[:-1]))
+        return forward_only(together)(theta, jnp.concatenate(clouds[:-1]), times)
 
     def _log_weights(self, snapshots: Snapshots, weights: list[Array] | None) -> Array | None:
         """Log weights [K, n] of the components, or None where they are equal."""
-        counts = np.array(snapshots.counts)
-        if self.start != "given" or (weights is None and (self.anchor == "first" or len(set(counts[:-1])) == 1)):
+        counts, present = np.array(snapshots.counts), _present(snapshots)
+        if self.start == "gaussian":
+            weights = None  # its draws are no particles
+        equal = weights is None and present is None and (self.anchor == "first" or len(set(counts[:-1])) == 1)
+        one = self.start == "summary" or (self.start == "gaussian" and not self._simulates)
+        if one or equal:
             return None
-        shares = [jnp.ones(count) for count in counts] if weights is None else weights
+        ones = [jnp.ones(count) for count in counts]
+        shares, used = weights or ones, present or ones
         sources = [0] * (len(counts) - 1) if self.anchor == "first" else range(len(counts) - 1)
         width = counts[0] if self.anchor == "first" else counts[:-1].max()
-        rows = [jnp.log(shares[k] / shares[k].sum()) for k in sources]
+        # Two logarithms: that of a product would have no finite derivative in the weight of what fills up.
+        rows = [jnp.log(shares[k]) + jnp.log(used[k]) - jnp.log((shares[k] * used[k]).sum()) for k in sources]
         return jnp.stack([jnp.pad(row, (0, width - len(row)), constant_values=-jnp.inf) for row in rows])
 
 
@@ -306,7 +328,20 @@ def _stacked_rows(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(np.arange(len(sizes)), sizes), fill
 
 
-def _summary(cloud: Array) -> tuple[Array, Array]:
+def _present(snapshots: Snapshots) -> list[Array] | None:
+    """One for each particle and zero for what fills up, or None where nothing does."""
+    return list(as_jax(snapshots.present)) if isinstance(snapshots, FilledSnapshots) else None
+
+
+def _data_weights(weights: list[Array] | None, present: list[Array] | None, which: slice) -> Array | None:
+    """Weights of the particles of some snapshots as data, or None where all are one."""
+    given = [part[which] for part in (weights, present) if part is not None]
+    factors = [jnp.concatenate(part) for part in given]
+    return None if not factors else factors[0] * factors[1] if len(factors) == 2 else factors[0]
+
+
+def _summary(cloud: Array, present: Array | None = None) -> tuple[Array, Array]:
     """Mean [1, d] and covariance [d, d] of a cloud."""
-    mean = cloud.mean(axis=0, keepdims=True)
-    return mean, (cloud - mean).T @ (cloud - mean) / len(cloud)
+    share = jnp.full(len(cloud), 1.0 / len(cloud)) if present is None else present / present.sum()
+    mean = share[None] @ cloud
+    return mean, (share[:, None] * (cloud - mean)).T @ (cloud - mean)

@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike
 
 from tercet.models._inputs import KeyLike, as_floats, as_generator, as_ids, as_indices, is_concrete, same_length
 from tercet.models._pytree import Container, pytree
+from tercet.models._size_classes import size_class
+
+FEW_PARTICLES = 256  # up to so many classes of sizes are powers of two, beyond that finer: run times grow as the square
 
 
 @pytree("names", "observed")
@@ -106,3 +109,37 @@ class Snapshots(Container):
             for cloud in self.particles
         ]
         return Snapshots(kept, self.times, self.names, self.observed)
+
+
+@pytree("names", "observed")
+@dataclass(frozen=True, init=False)
+class FilledSnapshots(Snapshots):
+    """Snapshots filled up to classes of sizes: one for the first, one that holds all later ones.
+
+    A compiled program of these serves snapshots of any names, and of any sizes in the same classes. What fills up is
+    copies of the first particle of each snapshot, so that every function of them is finite; `present` leaves them out.
+
+    Parameters
+    ----------
+    snapshots : Snapshots
+
+    Attributes
+    ----------
+    present : one array [n_k] a snapshot, 1 for its particles and 0 for what fills up
+    """
+
+    present: tuple[np.ndarray, ...]
+
+    def __init__(self, snapshots: Snapshots) -> None:
+        counts = snapshots.counts
+        sizes = [size_class(counts[0], FEW_PARTICLES)]
+        sizes += [size_class(max(counts[1:], default=1), FEW_PARTICLES)] * (len(counts) - 1)
+        rows = [np.arange(size) for size in sizes]
+        present = tuple((row < count).astype(np.float64) for row, count in zip(rows, counts, strict=True))
+        particles = tuple(
+            cloud[np.where(row < len(cloud), row, 0)] for row, cloud in zip(rows, snapshots.particles, strict=True)
+        )
+        names = tuple(f"x{i}" for i in range(snapshots.dim))
+        kept = {"times": snapshots.times, "names": names, "observed": snapshots.observed}
+        for name, value in {**kept, "particles": particles, "present": present}.items():
+            object.__setattr__(self, name, value)

@@ -125,10 +125,12 @@ class SnapshotMixture(Distribution):  # type: ignore[misc]
     @validate_sample  # type: ignore[untyped-decorator]
     def log_prob(self, value: Array) -> Array:
         """Log density [sum of counts] of particles [sum of counts, d]."""
-        owner, row = self._rows
-        # Short snapshots repeat their last particle.
-        last = np.minimum(np.arange(max(self.counts)), np.array(self.counts)[:, None] - 1)
-        points = value[np.concatenate([[0], np.cumsum(self.counts)[:-1]])[:, None] + last]
+        equal = len(set(self.counts)) == 1  # cut and joined without gathers, which take long to compile
+        if equal:
+            points = value.reshape(len(self.counts), -1, value.shape[-1])
+        else:  # short snapshots repeat their last particle
+            last = np.minimum(np.arange(max(self.counts)), np.array(self.counts)[:, None] - 1)
+            points = value[np.concatenate([[0], np.cumsum(self.counts)[:-1]])[:, None] + last]
         logs = gaussian_log_densities(self.means, self.covariances, points)
         density: Array = jax.scipy.special.logsumexp(logs + self.log_weights[..., None], axis=1)
         if self.jackknife:
@@ -136,7 +138,7 @@ class SnapshotMixture(Distribution):  # type: ignore[misc]
             count = used.sum(axis=1)[:, None]
             excess = jnp.where(used[..., None], jnp.exp(logs - density[:, None]) - 1.0, 0.0)
             density = density + 0.5 * jnp.square(excess).sum(axis=1) / (count * (count - 1.0))
-        return density[owner, row]
+        return density.reshape(-1) if equal else density[self._rows]
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Fresh particles [*sample_shape, sum of counts, d]."""

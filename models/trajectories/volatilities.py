@@ -6,14 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import jax.typing
 import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from tercet.models.trajectories.reference_sdes import Theta, Volatility, check_prior
+from tercet.models.trajectories.reference_sdes import Theta, Volatility, as_number, check_prior
 
 if TYPE_CHECKING:  # not at run time: what is no distribution meets our ValueError
     from numpyro.distributions import Distribution
@@ -65,14 +64,14 @@ def _scalar(
         return Volatility(partial(function, None), {"volatility": _prior(prior)}, state_free)
     if not (np.isfinite(value) and value > 0):
         raise ValueError(f"a known volatility must be positive, got {value!r}; leave it out to learn it.")
-    return Volatility(partial(function, value), {}, state_free)
+    return Volatility(partial(function, float(value)), {}, state_free)
 
 
-def _constant(known: float | np.ndarray | None, theta: Theta, x: Array, t: jax.typing.ArrayLike) -> Array:
-    return theta["volatility"] if known is None else jnp.asarray(np.asarray(known).astype(x.dtype))
+def _constant(known: float | np.ndarray | Array | None, theta: Theta, x: Array, t: jax.typing.ArrayLike) -> Array:
+    return theta["volatility"] if known is None else as_number(known, x)
 
 
-def _proportional(known: float | None, theta: Theta, x: Array, t: jax.typing.ArrayLike) -> Array:
+def _proportional(known: float | Array | None, theta: Theta, x: Array, t: jax.typing.ArrayLike) -> Array:
     return (theta["volatility"] if known is None else known) * x
 
 

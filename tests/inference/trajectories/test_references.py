@@ -21,7 +21,7 @@ from tercet.inference import (
     nuts,
     reference_mode,
 )
-from tercet.inference.posteriors.evaluation import log_likelihood
+from tercet.inference.posteriors.evaluation import pointwise
 from tercet.inference.posteriors.minimise import Solution
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.trajectories.references import newton_to_mode
@@ -90,7 +90,7 @@ def test_closed_form_of_a_gaussian_population(seed):
     decay = np.exp(-0.4 * TIMES[1:])
     mean, sd = 1.5 * (1 - decay), 0.7 * np.sqrt((1 - decay**2) / 0.8)
     expected = [scipy.stats.norm.logpdf(x[:, 0], m, s) for x, m, s in zip(data.particles[1:], mean, sd, strict=True)]
-    logs = log_likelihood(problem, draws)["snapshots"][0]
+    logs = pointwise(problem, draws)[0]["snapshots"][0]
     np.testing.assert_allclose(logs, np.concatenate(expected), rtol=1e-4)
 
 

@@ -211,6 +211,6 @@ def test_gaussian_and_hidden_starts(cells: Snapshots, seed: int) -> None:
 def test_last_step_by_scotts_rate() -> None:
     """The step is T M^(-2 / (d + 4)) in whole steps, from one to the interval; T counts from the first time."""
     clock = np.array([0.0, 1.0, 2.0, 2.5])[:, None]
-    np.testing.assert_array_equal(last_steps(clock, 64, 20, 2)[:, 0], [5, 10, 20])
-    np.testing.assert_array_equal(last_steps(clock, 1, 20, 2)[:, 0], 20)
-    np.testing.assert_array_equal(last_steps(clock, 10**9, 20, 1)[:, 0], 1)
+    np.testing.assert_array_equal(last_steps(jnp.asarray(clock), 64, 20, 2)[:, 0], [5, 10, 20])
+    np.testing.assert_array_equal(last_steps(jnp.asarray(clock), 1, 20, 2)[:, 0], 20)
+    np.testing.assert_array_equal(last_steps(jnp.asarray(clock), 10**9, 20, 1)[:, 0], 1)

@@ -13,11 +13,12 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from tercet.inference.posteriors.problem import _programs_of_data
+from tercet.inference.posteriors.problem import Problem
 from tercet.models import (
     Drift,
     ReferenceSDE,
     SnapshotModel,
+    Snapshots,
     big_vortex,
     brownian,
     constant_volatility,
@@ -151,34 +152,78 @@ def test_keys_and_arrays_go_by_value() -> None:
     assert structure(np.arange(4)) != structure(np.arange(4).reshape(2, 2))
 
 
-def test_equal_references_share_a_program() -> None:
-    """The drift is traced for the first reference of its structure, and never again."""
+def test_references_of_one_structure_share_a_program() -> None:
+    """The drift is traced for the first reference of its structure, and never again, whatever its numbers are."""
     traces = []
 
-    def counted(theta: Any, x: Any, t: Any) -> Any:
+    def counted(rate: float, theta: Any, x: Any, t: Any) -> Any:
         traces.append(1)
-        return -theta["rate"] * x
+        return -rate * theta["rate"] * x
 
-    def run(sd: float) -> np.ndarray:
-        sde = ReferenceSDE(own(counted, sd) + brownian(1).prefixed("b_"), constant_volatility(0.1))
-        return simulate(sde, {"rate": 1.0}, np.ones((2, 1)), [0.0, 1.0], step=0.5)
+    def run(sd: float, rate: float = 1.0, noise: float = 1e-9) -> np.ndarray:
+        drift = own(partial(counted, rate), sd) + brownian(1).prefixed("b_")
+        sde = ReferenceSDE(drift, constant_volatility(noise))
+        jax.tree.leaves(sde)  # which traces each drift once, to see whether its numbers may be traced
+        before = len(traces)
+        paths = simulate(sde, {"rate": 1.0}, np.ones((2, 1)), [0.0, 1.0], step=0.05)
+        traced.append(len(traces) - before)
+        return paths
 
-    first = run(1.0)
-    once = len(traces)
-    assert once > 0
-    np.testing.assert_array_equal(run(1.0), first)
-    assert len(traces) == once
+    traced: list[int] = []
+    np.testing.assert_array_equal(run(1.0), run(1.0))
     run(2.0)
-    assert len(traces) == 2 * once, "another prior is another reference"
+    np.testing.assert_allclose(run(1.0, rate=2.0)[1], np.exp(-2.0), rtol=1e-4)
+    assert np.abs(run(1.0, noise=1.0)[1] - np.exp(-1.0)).max() > 1e-3
+    assert traced[0] > 0
+    assert not any(traced[1:])
 
 
 def test_equal_models_share_the_programs_of_their_posterior() -> None:
+    data = (Snapshots(np.random.default_rng(0).normal(size=(3, 5, 1)), [0.0, 1.0, 2.0]),)
     one, other = (SnapshotModel(ReferenceSDE(ornstein_uhlenbeck(1), constant_volatility())) for _ in range(2))
-    assert _programs_of_data(one, True) is _programs_of_data(other, True)
-    assert _programs_of_data(one, True) is not _programs_of_data(SnapshotModel(one.sde, "consecutive"), True)
+    assert Problem(one, data).programs is Problem(other, data).programs
+    assert Problem(one, data).programs is not Problem(SnapshotModel(one.sde, "consecutive"), data).programs
 
 
-def test_references_are_static_arguments() -> None:
-    run = jax.jit(lambda sde, x: sde.diffusion({}, x, 0.0), static_argnums=0)
-    found = run(ReferenceSDE(brownian(2), constant_volatility(2.0)), jnp.ones(2))
-    np.testing.assert_allclose(found, 4.0 * np.eye(2))
+def test_references_are_static_arguments_or_pytrees() -> None:
+    def diffusion(sde: ReferenceSDE, x: Any) -> Any:
+        return sde.diffusion({}, x, 0.0)
+
+    sde = ReferenceSDE(brownian(2), constant_volatility(2.0))
+    np.testing.assert_allclose(jax.jit(diffusion, static_argnums=0)(sde, jnp.ones(2)), 4.0 * np.eye(2))
+    run = jax.jit(lambda sde, x: diffusion(sde, x))
+    np.testing.assert_allclose(run(sde, jnp.ones(2)), 4.0 * np.eye(2))
+    np.testing.assert_allclose(run(ReferenceSDE(brownian(2), constant_volatility(3.0)), jnp.ones(2)), 9.0 * np.eye(2))
+    assert run._cache_size() == 1
+
+
+@pytest.mark.parametrize("case", BUILT_ALIKE)
+def test_leaves_are_the_numbers_and_rebuild_the_value(case: str) -> None:
+    value = BUILT_ALIKE[case]()
+    leaves, tree = jax.tree.flatten(value)
+    assert tree == jax.tree.structure(BUILT_ALIKE[case]())
+    assert all(np.issubdtype(np.asarray(leaf).dtype, np.floating) for leaf in leaves)
+    rebuilt = jax.tree.unflatten(tree, leaves)
+    assert type(rebuilt) is type(value)
+    assert rebuilt == value
+    marks = [object() for _ in leaves]
+    assert jax.tree.leaves(jax.tree.unflatten(tree, marks)) == marks
+
+
+@pytest.mark.parametrize("case", ["another prior", "another centre", "another volatility"])
+def test_other_numbers_are_the_same_structure(case: str) -> None:
+    one, other = UNLIKE[case]
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def test_numbers_that_a_drift_needs_to_know_stay_structure() -> None:
+    def inverse(matrix: Any, theta: Any, x: Any, t: Any) -> Any:
+        return jnp.asarray(np.linalg.inv(matrix)) @ x
+
+    def reference(scale: float) -> ReferenceSDE:
+        return ReferenceSDE(Drift(partial(inverse, scale * np.eye(1)), {}, ["x"]), constant_volatility(0.5))
+
+    assert not jax.tree.leaves(reference(2.0))
+    run = jax.jit(lambda sde, x: sde.b({}, x, 0.0))
+    np.testing.assert_allclose([run(reference(s), jnp.ones(1))[0] for s in (2.0, 4.0)], [0.5, 0.25])
