@@ -57,8 +57,8 @@ class LossSurface(ModelPytree, Storable):
     The process has variance amplitude^2 and the named kernel with `length`. The exact process costs n^3 (a few thousand
     sites). Otherwise f = level + Phi(s) w with the first `basis` eigenfunctions per dimension of the Laplacian on a box
     half as large again as the extent of the sites, at any n. For the normal and log-normal families the process is
-    integrated out, which leaves four parameters: `laplace` approximates them well. For the others it is sampled
-    (non-centred): use `nuts`.
+    integrated out, which leaves four parameters: `laplace` approximates them well, by closed forms of the likelihood
+    and its derivatives, without compiled programs. For the others it is sampled (non-centred): use `nuts`.
 
     Parameters
     ----------

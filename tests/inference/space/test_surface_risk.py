@@ -171,7 +171,6 @@ def test_a_sampled_family(seed):
     assert abs(risk.estimate - mean.mean()) < 4 * risk.standard_error < 1.0
 
 
-@pytest.mark.slow
 def test_coverage_where_the_model_is_true(seed):
     """Surfaces of the model itself, labels at one side: 90 % intervals of 10 data sets cover 6 or more; holdout's not.
 
@@ -179,7 +178,7 @@ def test_coverage_where_the_model_is_true(seed):
     """
     rng = np.random.default_rng(seed)
     test = np.linspace(0, 1, 50)[:, None]
-    model = LossSurface(Frame.around(test), family="log-normal", basis=20)  # one for all: its prior compiles once
+    model = LossSurface(Frame.around(test), family="log-normal", basis=20)
     inside = {"surface": 0, "holdout": 0}
     width = dict.fromkeys(inside, 0.0)
     for repeat in range(10):
