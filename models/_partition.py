@@ -10,9 +10,9 @@ import dataclasses
 import math
 import sys
 import types
-from collections.abc import Hashable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -25,82 +25,153 @@ class UnknownIdentityError(ValueError):
     """Whether two of these do the same cannot be said: no program of one may serve another."""
 
 
-class Structure:
-    """What is left of a value without its numbers; equal for values whose programs are the same.
+class _Slot:
+    """Where a number goes in a structure."""
 
-    Parameters
+
+SLOT = _Slot()
+
+
+class Fixed(NamedTuple):
+    """A leaf that is no number, and a key that it shares with those that do the same."""
+
+    value: object
+    key: Hashable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Structure:
+    """A value without its numbers; equal, and of one hash, where it is the same function of them.
+
+    Attributes
     ----------
-    tree : of all leaves
-    fixed : for each leaf that is no number (the leaf, its identity); None for a number
+    tree : of the pytree
+    leaves : for each leaf `SLOT`, the structure of a mapping or a partial, or what it is
+    wrap : "" for a pytree as it is, "mapping" or "partial" for the items or parts of one
     """
 
-    def __init__(self, tree: Any, fixed: tuple[tuple[object, Hashable] | None, ...]) -> None:
-        self._tree, self._fixed = tree, fixed
-        self._key = (tree, tuple(None if leaf is None else (leaf[1],) for leaf in fixed))
+    tree: Any
+    leaves: tuple[_Slot | Structure | Fixed, ...]
+    wrap: str = ""
 
-    def bind(self, numbers: tuple[Any, ...]) -> Any:
-        """The value with these numbers."""
-        rest = iter(numbers)
-        leaves = [next(rest) if leaf is None else leaf[0] for leaf in self._fixed]
-        return jax.tree.unflatten(self._tree, leaves)
+    @cached_property
+    def _key(self) -> Hashable:
+        return self.wrap, self.tree, *(leaf.key if isinstance(leaf, Fixed) else leaf for leaf in self.leaves)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Structure) and self._key == other._key
+        return self is other or (isinstance(other, Structure) and self._key == other._key)
 
     def __hash__(self) -> int:
         return hash(self._key)
 
+    def bind(self, numbers: Iterable[Any]) -> Any:
+        """The value with these numbers."""
+        return self._take(iter(numbers))
 
-def partition(value: object) -> tuple[tuple[Any, ...], Structure]:
-    """The numbers of a value, in order, and its structure; raises `UnknownIdentityError` where that is not known.
+    def _take(self, numbers: Iterator[Any]) -> Any:
+        value = jax.tree.unflatten(self.tree, [_taken(leaf, numbers) for leaf in self.leaves])
+        if self.wrap == "mapping":
+            return dict(value)
+        if self.wrap == "partial":
+            function, args, keywords = value
+            return partial(function, *args, **keywords)
+        return value
+
+
+def _taken(leaf: _Slot | Structure | Fixed, numbers: Iterator[Any]) -> Any:
+    if isinstance(leaf, Structure):
+        return leaf._take(numbers)
+    return leaf.value if isinstance(leaf, Fixed) else next(numbers)
+
+
+Parts = tuple[tuple[Any, ...], Structure]
+"""The numbers of a value, in order, and its structure."""
+
+
+def partition(value: object, is_number: Callable[[object], bool] | None = None, strict: bool = True) -> Parts:
+    """Take a value apart into its numbers and its structure.
 
     Parameters
     ----------
     value : any pytree; models are pytrees (`ModelPytree`), functions are leaves
+    is_number : which leaves are numbers; by default numeric arrays and finite floats
+    strict : raise `UnknownIdentityError` for a leaf of which it cannot be said what it does; else it is equal to itself
+        alone
     """
-    leaves, tree = jax.tree.flatten(value)
-    fixed = tuple(None if is_number(leaf) else (leaf, identity(leaf)) for leaf in leaves)
-    return tuple(leaf for leaf in leaves if is_number(leaf)), Structure(tree, fixed)
+    numbers: list[Any] = []
+    chosen = is_numeric if is_number is None else is_number
+
+    def structure(value: object, wrap: str = "") -> Structure:
+        leaves, tree = jax.tree.flatten(value, is_leaf=lambda node: isinstance(node, Mapping))
+        return Structure(tree, tuple(map(part, leaves)), wrap)
+
+    def part(leaf: Any) -> _Slot | Structure | Fixed:
+        if isinstance(leaf, Mapping):  # as items it keeps their order, in which priors are drawn from
+            return structure(tuple(leaf.items()), "mapping")
+        if isinstance(leaf, partial):
+            return structure((leaf.func, leaf.args, leaf.keywords), "partial")
+        if chosen(leaf):
+            numbers.append(leaf)
+            return SLOT
+        try:
+            return Fixed(leaf, identity(leaf))
+        except UnknownIdentityError:
+            if strict:
+                raise
+            return Fixed(leaf, ("object", id(leaf)))
+
+    whole = structure(value)
+    return tuple(numbers), whole
 
 
-class ModelPytree:
-    """Base of models, heads and the like, frozen dataclasses: finite floats and arrays in their fields are leaves.
-
-    JAX then traces a prior scale or a known volatility like data, and one program serves all their values. A field on
-    whose value Python has to decide is an integer, a string or a bool: these are structure, and so is an infinity.
-    """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-
-        def flatten(model: Any) -> tuple[list[tuple[Any, Any]], tuple[tuple[str, Structure], ...]]:
-            parts = {field.name: _parts(getattr(model, field.name)) for field in dataclasses.fields(model)}
-            keyed = [(jax.tree_util.GetAttrKey(name), numbers) for name, (numbers, _) in parts.items()]
-            return keyed, tuple((name, structure) for name, (_, structure) in parts.items())
-
-        def unflatten(aux: tuple[tuple[str, Structure], ...], values: Any) -> Any:
-            model: Any = object.__new__(cls)
-            for (name, structure), numbers in zip(aux, values, strict=True):
-                object.__setattr__(model, name, structure.bind(numbers))
-            return model
-
-        jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
-
-
-def _parts(value: object) -> tuple[tuple[Any, ...], Structure]:
-    try:
-        return partition(value)
-    except UnknownIdentityError:  # the same only if it is the same object
-        return (), Structure(jax.tree.structure(0), ((value, id(value)),))
-
-
-def is_number(leaf: object) -> bool:
-    """Whether a leaf is an argument of programs: a numeric array or a finite float."""
+def is_numeric(leaf: object) -> bool:
+    """Whether a leaf is a numeric array or a finite float."""
     if isinstance(leaf, jax.Array):
         return True
     if isinstance(leaf, (np.ndarray, np.floating)):
         return leaf.dtype.kind in "fiubc"
     return isinstance(leaf, float) and math.isfinite(leaf)
+
+
+def is_real(leaf: object) -> bool:
+    """The same without integers: in a model these are sizes and indices."""
+    if isinstance(leaf, (np.ndarray, jax.Array)):
+        return bool(jax.numpy.issubdtype(leaf.dtype, np.floating))
+    return isinstance(leaf, float) and math.isfinite(leaf)
+
+
+class ModelPytree:
+    """Base of models, heads, drifts and the like, frozen dataclasses: real numbers in their fields are leaves.
+
+    Finite floats and arrays of them, those inside priors and inside a `functools.partial` included. JAX then traces a
+    prior scale or a known volatility like data, and one program serves all their values. A field on whose value Python
+    has to decide is an integer, a string or a bool: these are structure, and so is an infinity. The checks of a class
+    run when a user builds it, not when JAX rebuilds it.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        jax.tree_util.register_pytree_node(cls, _flatten, partial(_rebuild, cls))
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Numbers and structure of the fields."""
+        return partition(tuple(getattr(self, field.name) for field in dataclasses.fields(self)), is_real, strict=False)
+
+
+def _flatten(model: ModelPytree) -> Parts:
+    return model.parts
+
+
+def _rebuild(cls: type[ModelPytree], structure: Structure, numbers: Any) -> Any:
+    built: Any = object.__new__(cls)
+    for field, value in zip(dataclasses.fields(cls), structure.bind(numbers), strict=True):
+        object.__setattr__(built, field.name, value)
+    # Kept: whatever JAX puts in the place of a number (a shape, a marker) is one still.
+    built.__dict__["parts"] = tuple(numbers), structure
+    return built
 
 
 def identity(value: object, seen: frozenset[int] = frozenset()) -> Hashable:

@@ -147,6 +147,14 @@ class _Curvature:
         except SingularPrecisionError:
             return cls.of(form.expected_precision(point.theta, point.eta), expected=True)
 
+    @classmethod
+    def near(cls, form: Form, point: _Iterate, precision: np.ndarray | None) -> _Curvature:
+        """A precision known from nearby; that at the point where there is none, or it is not positive definite."""
+        try:
+            return cls.at(form, point) if precision is None else cls.of(precision)
+        except SingularPrecisionError:
+            return cls.at(form, point)
+
     def solve(self, gradient: np.ndarray) -> np.ndarray:
         """The Newton step, by the two-loop recursion: Nocedal and Wright (2006), algorithm 7.4."""
         weights = []
@@ -274,7 +282,7 @@ def _search(
     if precision is None:
         precision = _float32_precision(form, current)
     exact = precision is None
-    curvature = _Curvature.at(form, current) if precision is None else _Curvature.of(precision)
+    curvature = _Curvature.near(form, current, precision)
     steps, stalled = 0, False
     while current.gradient_norm > tolerance and steps < max_steps:
         following = _line_search(form, current, curvature.solve(current.gradient))

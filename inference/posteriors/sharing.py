@@ -16,7 +16,7 @@ import numpy as np
 
 from tercet.inference.posteriors.sites import Model, bare_arrays_as_jax
 from tercet.models._inputs import as_jax
-from tercet.models._partition import Structure, UnknownIdentityError, is_number, partition
+from tercet.models._partition import Structure, UnknownIdentityError, is_numeric, partition
 
 Numbers = tuple[jax.Array, ...]
 """Data and numbers of a model, in the order of its leaves."""
@@ -84,7 +84,7 @@ def _unshared(bound: Bound, make: Callable[..., Made], settings: tuple[Hashable,
     """What is made for one model alone; its data are arguments where they can be traced."""
     model, args, kwargs = bound
     leaves, tree = jax.tree.flatten((args, kwargs))
-    where = [k for k, leaf in enumerate(leaves) if is_number(leaf)]
+    where = [k for k, leaf in enumerate(leaves) if is_numeric(leaf)]
 
     def bind(numbers: Numbers) -> Bound:
         filled = dict(enumerate(leaves)) | dict(zip(where, numbers, strict=True))

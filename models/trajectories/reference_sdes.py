@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from tercet.models._inputs import as_jax
-from tercet.models.trajectories.structure import Parts, Structural, separate
+from tercet.models._partition import Fixed, Parts, Structure, is_real, partition
+from tercet.models.trajectories.structure import Structural, content
 
 Theta = Mapping[str, Array]
 """Parameters of drift and volatility: name of the site to value."""
@@ -163,24 +164,25 @@ class ReferenceSDE(Structural):
             raise ValueError(f"drift and volatility both have a parameter {sorted(shared)[0]!r}; prefix the drift's.")
 
     @cached_property
-    def _parts(self) -> Parts:
-        """Numbers and template; the numbers stay in the template where the functions work on known ones only.
+    def parts(self) -> Parts:
+        """Numbers and structure; the numbers are structure too where the functions work on known ones only.
 
         A drift of a user's may hand an array of its `functools.partial` to NumPy, or branch on a number.
         """
-        apart = separate((self.drift, self.volatility))
+        numbers, structure = partition((self.drift, self.volatility), is_real, strict=False)
 
         def values(numbers: tuple[object, ...]) -> tuple[Array, Array]:
-            sde = ReferenceSDE(*apart.template.filled(numbers))
+            sde = ReferenceSDE(*structure.bind(numbers))
             theta = {site: jnp.zeros(prior.shape()) for site, prior in self.priors.items()}
             x, t = jnp.zeros(self.dim), jnp.zeros(())
             return sde.b(theta, x, t), sde.volatility_matrix(theta, x, t)
 
         try:
-            jax.eval_shape(values, as_jax(apart.numbers))
+            jax.eval_shape(values, as_jax(numbers))
         except Exception:  # whatever is wrong with a function shows itself where it is called with values
-            return separate((self.drift, self.volatility), numbers_apart=False)
-        return apart
+            whole = Fixed((self.drift, self.volatility), (content(self.drift), content(self.volatility)))
+            return (), Structure(jax.tree.structure(0), (whole,))
+        return numbers, structure
 
     @property
     def dim(self) -> int:
