@@ -19,7 +19,7 @@ ROOMS = ("models", "inference", "designs", "datasets", "plots")
 DOMAINS = ("preferences", "trajectories", "space")
 OPTIONAL = {
     "IPython", "airportsdata", "anywidget", "arviz", "arviz_stats", "dask", "distributed", "jax", "matplotlib",
-    "pandas", "pyarrow", "safetensors", "sklearn",
+    "pandas", "pyarrow", "safetensors", "sklearn", "threadpoolctl",
 }  # fmt: skip
 """Third-party packages, optional or heavy, that a function may import."""
 MOST_EXPORTED = {"models": 35, "inference": 55, "designs": 25, "datasets": 25, "plots": 10}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float
@@ -16,7 +15,6 @@ from tercet.designs.criteria.pools import LinearPool, RootMoment
 from tercet.designs.criteria.roots import symmetric_root
 from tercet.designs.sites.surface_pool import ProductBasis
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.models._inputs import as_jax
 from tercet.models._operators import Dense
 from tercet.models.space.geometry import as_sites
 from tercet.models.space.loss_surfaces import LossSurface
@@ -160,9 +158,8 @@ class FittedSurface:
     @cached_property
     def scales(self) -> Float[np.ndarray, " p"]:
         """Prior standard deviations of the weights of the basis."""
-        with jax.enable_x64(True):
-            values = as_jax(tuple(np.asarray(self.parameters[name]) for name in ("amplitude", "length")))
-            return np.asarray(self.model.scales(*values))
+        amplitude, length = (float(self.parameters[name]) for name in ("amplitude", "length"))
+        return np.asarray(self.model.scales(amplitude, length))
 
     def covariance(self, first: Float[np.ndarray, "n q"], second: Float[np.ndarray, "m q"]) -> Float[np.ndarray, "n m"]:
         """Prior covariance of the process between coordinates of the frame, the level's left out."""

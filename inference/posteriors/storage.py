@@ -20,9 +20,9 @@ def load(path: str | Path, *args: object, model: Model | None = None, **kwargs: 
     ----------
     path : file written by `Posterior.save`
     *args, **kwargs : the data of the fit, needed only for `log_likelihood`, `log_density`, `to_arviz`
-    model : the NumPyro model, needed where it is not a comparison model. A comparison model, or a head, of a class of
-        your own is read from the file where the class has been defined or imported before; else a warning names the
-        class and the posterior is loaded without its model
+    model : the NumPyro model, needed where it is neither a comparison model nor a loss surface. A comparison model, or
+        a head, of a class of your own is read from the file where the class has been defined or imported before; else a
+        warning names the class and the posterior is loaded without its model
 
     Returns
     -------

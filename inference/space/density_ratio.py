@@ -22,6 +22,8 @@ BANDWIDTH_SITES = 500
 """Sites from which the bandwidth is chosen; for n of them it is scaled by (n / 500)^(-1 / (d + 4))."""
 BANDWIDTHS = 16
 FOLDS = 5
+THREADED = 20_000
+"""Sites from which on threads of a classifier save time."""
 ROWS = 1_000
 """Sites whose kernels are evaluated at once."""
 
@@ -138,6 +140,7 @@ def _classifier_log_ratio(
         from sklearn.base import clone
         from sklearn.ensemble import HistGradientBoostingClassifier
         from sklearn.model_selection import StratifiedKFold, cross_val_predict
+        from threadpoolctl import threadpool_limits  # scikit-learn's own dependency
     except ImportError as error:
         raise ImportError('a classifier ratio needs scikit-learn: pip install "tercet[sklearn]".') from error
     points = np.concatenate([positions(validation), positions(test)])
@@ -149,7 +152,9 @@ def _classifier_log_ratio(
     if folds < 2:
         raise ValueError(f"a classifier cannot learn {len(test)} test site(s); use ratio='kernel' or snn_risk.")
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    chance = cross_val_predict(model, points, label, cv=split, method="predict_proba")[: len(validation), 1]
+    # With few sites threads wait for one another, fifty times as long as they work where the cores are busy.
+    with threadpool_limits(1 if len(points) < THREADED else None, "openmp"):
+        chance = cross_val_predict(model, points, label, cv=split, method="predict_proba")[: len(validation), 1]
     least = 1 / len(points)  # no estimate from so many sites is nearer to 0 or 1
     chance = np.clip(chance, least, 1 - least)
     return np.asarray(np.log(chance) - np.log1p(-chance))

@@ -19,7 +19,7 @@ from tercet.models._size_classes import padded, size_class
 from tercet.models._storable import Storable
 from tercet.models.space.basis_normal import BasisNormal, summarised
 from tercet.models.space.frames import Frame
-from tercet.models.space.kernels import KERNELS, Array, Kernel, covariance, module
+from tercet.models.space.kernels import KERNELS, Array, Kernel, covariance
 from tercet.models.space.marginal_likelihoods import JITTER
 from tercet.models.space.pointwise_losses import at_surface, integrated_out
 from tercet.models.space.sites import Sites
@@ -27,9 +27,12 @@ from tercet.models.space.spectral_basis import SpectralBasis
 from tercet.models.space.surface_models import (
     CollapsedProcess,
     Family,
+    SampledProcess,
     SampledSurface,
     SummarisedSurface,
     SurfacePrior,
+    process_root,
+    white_process,
 )
 from tercet.models.space.surface_potential import SurfacePotential, basis_potential, process_potential
 
@@ -54,8 +57,8 @@ class LossSurface(ModelPytree, Storable):
     The process has variance amplitude^2 and the named kernel with `length`. The exact process costs n^3 (a few thousand
     sites). Otherwise f = level + Phi(s) w with the first `basis` eigenfunctions per dimension of the Laplacian on a box
     half as large again as the extent of the sites, at any n. For the normal and log-normal families the process is
-    integrated out, which leaves four parameters: `laplace` approximates them well. For the others it is sampled
-    (non-centred): use `nuts`.
+    integrated out, which leaves four parameters: `laplace` approximates them well, by closed forms of the likelihood
+    and its derivatives, without compiled programs. For the others it is sampled (non-centred): use `nuts`.
 
     Parameters
     ----------
@@ -185,8 +188,8 @@ class LossSurface(ModelPytree, Storable):
             numpyro.sample("losses", marginal, obs=response)
             return
         root = self._root(coordinates, amplitude, length)
-        white = numpyro.sample("process", dist.Normal(0.0, 1.0).expand([root.shape[1]]).to_event(1))
-        likelihood = prior.around(numpyro.deterministic("surface", level + root @ white), self.family)
+        surface = numpyro.deterministic("surface", level + root @ white_process(root.shape[1]))
+        likelihood = prior.around(surface, self.family)
         with numpyro.plate("site", len(coordinates)):
             numpyro.sample("losses", likelihood, obs=response)
 
@@ -208,8 +211,8 @@ class LossSurface(ModelPytree, Storable):
         if self.collapsed and self.basis:
             summary = summarised(self.functions(coordinates), response)
             return SummarisedSurface(self._prior, self.spectrum), (summary,), {}
-        if not self.basis and not self.collapsed:  # the process has an entry for each site: no room for others
-            return self, (sites, losses), {}
+        if not self.basis and not self.collapsed:
+            return SampledProcess(self._prior, self.kernel, self.family), (coordinates, response), {}
         size = size_class(len(response), COARSE if self.collapsed else COARSE_ROWS)
         weight = padded(np.ones(len(response)), size)
         filled = padded(response, size, 1.0)
@@ -300,12 +303,9 @@ class LossSurface(ModelPytree, Storable):
 
     def _root(self, coordinates: Array, amplitude: float | Array, length: float | Array) -> Array:
         """R [n, b] with R R' the covariance of the process at the sites."""
-        root: Array
-        if self.basis:
-            root = self.functions(coordinates) * self.scales(amplitude, length)
-            return root
-        xp, correlation = module(coordinates), covariance(self.kernel, coordinates, coordinates, length)
-        root = amplitude * xp.linalg.cholesky(correlation + 10 * JITTER * xp.eye(len(coordinates)))
+        if not self.basis:
+            return process_root(self.kernel, coordinates, amplitude, length)
+        root: Array = self.functions(coordinates) * self.scales(amplitude, length)
         return root
 
 

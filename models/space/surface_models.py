@@ -15,7 +15,7 @@ from numpyro.handlers import scale
 
 from tercet.models._partition import ModelPytree
 from tercet.models.space.basis_normal import Summary, SummaryNormal
-from tercet.models.space.kernels import Kernel, covariance
+from tercet.models.space.kernels import Array, Kernel, covariance, module
 from tercet.models.space.marginal_likelihoods import JITTER
 from tercet.models.space.spectral_basis import SpectralBasis
 from tercet.models.space.surface_potential import LEVEL_SPREADS, LOG_LENGTH, LOG_LENGTH_SD, SD_SPREADS
@@ -119,11 +119,44 @@ class SampledSurface(ModelPytree):
 
     def __call__(self, phi: jax.Array, response: jax.Array, weight: jax.Array) -> None:
         level, amplitude, length = self.prior.process()
-        white = numpyro.sample("process", dist.Normal(0.0, 1.0).expand([phi.shape[1]]).to_event(1))
-        surface = level + phi @ (self.basis.scales(amplitude, length) * white)
+        surface = level + phi @ (self.basis.scales(amplitude, length) * white_process(phi.shape[1]))
         likelihood = self.prior.around(surface, self.family)
         with numpyro.plate("site", len(phi)), scale(scale=weight):
             numpyro.sample("losses", likelihood, obs=response)
+
+
+@dataclass(frozen=True)
+class SampledProcess(ModelPytree):
+    """Losses of any family around an exact process, an entry of which is sampled for each site: none can be added.
+
+    Parameters
+    ----------
+    prior, kernel, family : of the surface
+    """
+
+    prior: SurfacePrior
+    kernel: Kernel
+    family: Family
+
+    def __call__(self, coordinates: jax.Array, response: jax.Array) -> None:
+        level, amplitude, length = self.prior.process()
+        root = process_root(self.kernel, coordinates, amplitude, length)
+        likelihood = self.prior.around(level + root @ white_process(len(coordinates)), self.family)
+        with numpyro.plate("site", len(coordinates)):
+            numpyro.sample("losses", likelihood, obs=response)
+
+
+def white_process(size: int) -> jax.Array:
+    """Sample the weights [size] of the process, standard normal."""
+    white: jax.Array = numpyro.sample("process", dist.Normal(0.0, 1.0).expand([size]).to_event(1))
+    return white
+
+
+def process_root(kernel: Kernel, coordinates: Array, amplitude: float | Array, length: float | Array) -> Array:
+    """R [n, n] with R R' the covariance of the exact process at coordinates [n, q], singular ones among them."""
+    xp, correlation = module(coordinates), covariance(kernel, coordinates, coordinates, length)
+    root: Array = amplitude * xp.linalg.cholesky(correlation + 10 * JITTER * xp.eye(len(coordinates)))
+    return root
 
 
 class WeightedProcess(Distribution):  # type: ignore[misc]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tercet.inference import holdout_risk, laplace, lipschitz_constant, nuts, surface_risk
+from tercet.inference import LaplaceOptions, holdout_risk, laplace, lipschitz_constant, load, nuts, surface_risk
 from tercet.inference.space import expected_losses
 from tercet.inference.space.surfaces import SurfaceDraws, pathwise_draws, weight_draws
 from tercet.models import LossSurface, Sites
@@ -107,6 +107,32 @@ def test_both_processes_say_the_same(fitted):
     assert 0.7 < first.standard_error / second.standard_error < 1.4
 
 
+def test_a_saved_surface_comes_back_with_its_model(fitted, tmp_path):
+    posteriors, test, sites, losses = fitted
+    for name, posterior in zip("ab", posteriors, strict=True):
+        path = posterior.save(tmp_path / name)
+        alone = load(path)
+        assert alone.model == posterior.model
+        assert alone.sites is None
+        np.testing.assert_array_equal(alone.draws(3)["length"], posterior.draws(3)["length"])
+        with pytest.raises(ValueError, match="without its data"):
+            surface_risk(alone, test)
+        again = load(path, sites, losses)
+        np.testing.assert_array_equal(again.sites, sites)
+        np.testing.assert_array_equal(again.losses, losses)
+        np.testing.assert_array_equal(surface_risk(again, test).draws, surface_risk(posterior, test).draws)
+
+
+def test_both_curvatures_describe_the_mode(fitted):
+    """The expected Hessian at the same mode: the observed one up to the noise of the data."""
+    posteriors, _, sites, losses = fitted
+    for posterior in posteriors:
+        expected = laplace(posterior.model, sites, losses, options=LaplaceOptions(curvature="gauss-newton"))
+        np.testing.assert_allclose(expected.center, posterior.center, atol=1e-7)
+        ratio = np.diag(expected.root @ expected.root.T) / np.diag(posterior.root @ posterior.root.T)
+        assert ((ratio > 0.4) & (ratio < 2.5)).all()
+
+
 def test_risk_in_arviz(fitted):
     import arviz as az
 
@@ -145,7 +171,6 @@ def test_a_sampled_family(seed):
     assert abs(risk.estimate - mean.mean()) < 4 * risk.standard_error < 1.0
 
 
-@pytest.mark.slow
 def test_coverage_where_the_model_is_true(seed):
     """Surfaces of the model itself, labels at one side: 90 % intervals of 10 data sets cover 6 or more; holdout's not.
 
@@ -153,7 +178,7 @@ def test_coverage_where_the_model_is_true(seed):
     """
     rng = np.random.default_rng(seed)
     test = np.linspace(0, 1, 50)[:, None]
-    model = LossSurface(Frame.around(test), family="log-normal", basis=20)  # one for all: its prior compiles once
+    model = LossSurface(Frame.around(test), family="log-normal", basis=20)
     inside = {"surface": 0, "holdout": 0}
     width = dict.fromkeys(inside, 0.0)
     for repeat in range(10):
