@@ -61,8 +61,8 @@ def transport_plan(first: ArrayLike, second: ArrayLike, *, max_copies: int = 2_0
 
     One coordinate: sorting. Equal sizes n: an assignment, time n^3 (0.01 s at 200, 5 s at 2,000, an error above 5,000).
     Unequal sizes: an assignment of copies, up to the least common multiple, where that is at most `max_copies` and
-    quicker (40 x 80, 200 x 250), otherwise the transport linear programme by HiGHS (0.02 s at 40 x 41, 5 s at 499 x 500,
-    an error above 250,000 pairs). No more than n + m - 1 pairs carry mass, except where copies were made.
+    quicker (40 x 80, 200 x 250), otherwise the transport linear programme by HiGHS (0.02 s at 40 x 41, 5 s at 499 x
+    500, an error above 250,000 pairs). No more than n + m - 1 pairs carry mass, except where copies were made.
 
     Parameters
     ----------

@@ -116,8 +116,8 @@ class Snapshots(Container):
 class FilledSnapshots(Snapshots):
     """Snapshots filled up to classes of sizes: one for the first, one that holds all later ones.
 
-    A compiled program of these serves snapshots of any names, and of any sizes in the same classes. What fills up is copies of the first
-    particle of each snapshot, so that every function of them is finite; `present` leaves them out.
+    A compiled program of these serves snapshots of any names, and of any sizes in the same classes. What fills up is
+    copies of the first particle of each snapshot, so that every function of them is finite; `present` leaves them out.
 
     Parameters
     ----------

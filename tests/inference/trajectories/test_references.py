@@ -94,24 +94,6 @@ def test_closed_form_of_a_gaussian_population(seed):
     np.testing.assert_allclose(logs, np.concatenate(expected), rtol=1e-4)
 
 
-def test_second_fit_compiles_nothing(seed):
-    """Fresh data of the same shape: the traced programs of the model serve again."""
-    fitted()
-    data = cells(seed + 1000)
-    with jax.log_compiles(False), jax.check_tracer_leaks(False):
-        before = [f._cache_size() for f in _jitted()]
-        fit = fit_reference(FIRST, data, starts=3, key=seed)
-        assert [f._cache_size() for f in _jitted()] == before
-    assert np.isfinite(fit.center).all()
-
-
-def _jitted():
-    from tercet.inference.posteriors import problem
-    from tercet.inference.trajectories import reference_search
-
-    return [*problem._programs_of_data(FIRST, True), reference_search._prior_draws]
-
-
 @pytest.mark.slow
 def test_calibration_of_the_stated_model_and_its_negative_control(seed):
     """Ranks of the truth are uniform for data of the stated model, not with a volatility fixed 40 % too high.
