@@ -48,7 +48,7 @@ format: $(VENV)/.dev
 # mypy sees the rooms where they are imported, through links.
 types: $(VENV)/.dev
 	@mkdir -p .typing/tercet
-	@ln -sfn ../../src/tercet/__init__.py .typing/tercet/__init__.py
+	@for file in __init__ compilation_cache; do ln -sfn ../../src/tercet/$$file.py .typing/tercet/$$file.py; done
 	@for room in models inference designs datasets plots; do ln -sfn ../../$$room .typing/tercet/$$room; done
 	$(BIN)/mypy
 
@@ -59,6 +59,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/local_regression.py
 	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/dask_pairs.py
+	$(BIN)/python benchmarks/accelerator.py build/benchmarks/accelerator.json
 
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py --smoke
@@ -68,6 +69,7 @@ bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/spatial_study.py --smoke
 	$(BIN)/python benchmarks/rewards.py --smoke
 	$(BIN)/python benchmarks/dask_pairs.py --smoke
+	$(BIN)/python benchmarks/accelerator.py --smoke
 	$(BIN)/python benchmarks/pointwise_study.py --smoke
 	$(BIN)/python benchmarks/design_study.py --smoke
 

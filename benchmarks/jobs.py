@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,9 @@ import tercet
 from tercet.designs import select_pairs
 from tercet.inference import ability_table, laplace
 from tercet.inference.posteriors import GaussianPosterior
+from tercet.inference.posteriors.newton import mode_alone
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Items, LinearHead
+from tercet.models._operators import Dense
 
 Data = dict[str, np.ndarray]
 Job = Callable[[], dict[str, Any]]
@@ -48,6 +51,23 @@ def linear_learned(data: Data) -> Job:
         fit = laplace(BradleyTerry(LinearHead()), Items(data["features"]), _answers(data))
         _check(fit)
         return {name: fit.diagnostics[name] for name in ("log_evidence", "prior_sd")}
+
+    return run
+
+
+def linear_map(data: Data) -> Job:
+    """The mode alone, to the gradient of scikit-learn with tol=1e-8, from differences that are formed beforehand."""
+    model, items = BradleyTerry(LinearHead(float(data["prior_sd"]))), Items(data["features"])
+    form = model.linear_form(items, Comparisons([0], [1], [1.0]))  # link and prior
+    features = data["features"].astype(np.float64)
+    rows = Dense(features[data["first"]] - features[data["second"]])
+    form = replace(form, rows=rows, outcome=data["outcome"].astype(np.float64), weight=np.ones(len(rows)))
+
+    def run() -> dict[str, Any]:
+        solution = mode_alone(form, tolerance=1e-8 * len(rows))
+        if not solution.converged:
+            raise RuntimeError(solution.reason)
+        return {"weights": solution.point}
 
     return run
 

@@ -108,6 +108,13 @@ ROWS = (
         ), ratio=5, note="the peers compute the MAP only",
     ),
     Row(
+        "long-map", "the same, MAP only, from the matrix of differences", "linear_map", "long", DENSE, 1e-6,
+        (
+            Peer("scikit-learn lbfgs", "scikit_learn_lbfgs", "scikit-learn"),
+            Peer("scikit-learn newton-cholesky", "scikit_learn_newton_cholesky", "scikit-learn"),
+        ), ratio=5, note="both sides to a mean gradient of 1e-8; the differences are formed beforehand",
+    ),
+    Row(
         "games", "abilities, 1,000 items, 300,000 games, intervals", "abilities", "games", MINORISE, 1e-6,
         (Peer("choix ilsr", "choix_ilsr", "choix"), ARENA), seconds=1.5,
         note="choix gives no intervals; its list of tuples is made beforehand",

@@ -140,7 +140,7 @@ def identity(value: object, seen: frozenset[int] = frozenset()) -> Hashable:
 def _array(value: Any) -> Hashable:
     if isinstance(value, jax.core.Tracer):
         raise UnknownIdentityError("a traced value has no identity.")
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     array = np.asarray(value)
     if array.dtype.kind == "O":
@@ -149,7 +149,7 @@ def _array(value: Any) -> Hashable:
 
 
 def _function(value: types.FunctionType, seen: frozenset[int]) -> Hashable:
-    if (value.__module__ or "").split(".")[0] in LIBRARIES and not value.__closure__:
+    if (value.__module__ or "").split(".")[0] in LIBRARIES and "<locals>" not in value.__qualname__:
         return value
     try:
         cells = tuple(cell.cell_contents for cell in value.__closure__ or ())

@@ -21,6 +21,7 @@ import pandas as pd
 from matplotlib import pyplot
 from tqdm import tqdm  # not tqdm.auto: it warns where ipywidgets is missing
 
+import tercet
 from tercet.datasets import word_valence
 from tercet.datasets.preferences import RatedItems
 from tercet.designs import candidate_pairs, learning_curve, select_pairs
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder of picture and tables")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args()
+    tercet.enable_compilation_cache()
     begin = time.perf_counter()
     data = word_valence(components=64)
     n, raters = data.ratings.shape

@@ -15,9 +15,13 @@ import runtime_types
 matplotlib.use("Agg")
 # Most of a short test is compilation: keep what XLA compiled between runs and between workers.
 CACHE = Path(os.environ.get("TERCET_TEST_CACHE", Path(__file__).parents[1] / ".cache" / "jax"))
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_sessionstart() -> None:
+    # Not earlier: jaxtyping checks the types of what is imported after it has been set up.
+    from tercet import enable_compilation_cache
+
+    enable_compilation_cache(CACHE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -196,7 +196,9 @@ def documented_modules() -> Iterator[Any]:
     for path in MODULES:
         if ">>>" in path.read_text(encoding="utf-8"):
             slow = [pytest.mark.slow] if path.stem in SLOW_EXAMPLES else []
-            yield pytest.param(".".join(("tercet", *path.relative_to(ROOT).with_suffix("").parts)), marks=slow)
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(("tercet", *parts)).removeprefix("tercet.src.")
+            yield pytest.param(name, marks=slow)
 
 
 @pytest.mark.filterwarnings("ignore:the chains have not converged")  # examples are short
@@ -279,6 +281,26 @@ def test_changed_configuration_is_seen() -> None:
 def test_importing_a_room_alone_is_light(statement: str) -> None:
     result = probe(statement, first=False, light=True)
     assert result.returncode == 0, result.stderr
+
+
+FITTING = "from tercet.models import *; from tercet.inference import laplace, load, nuts, reward, spearman, svi"
+
+
+def loaded(statement: str) -> set[str]:
+    """Which packages that fitting a model does not need a statement loads: half a second each, or more."""
+    heavy = {"arviz", "matplotlib", "ott", "pandas", "scipy.stats", "sklearn"}
+    code = f"import sys\n{statement}\nprint(*{heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("statement", ["import tercet.models, tercet.inference", FITTING], ids=["rooms", "fitting"])
+def test_what_fitting_does_not_need_is_not_imported(statement: str) -> None:
+    assert loaded(statement) == set()
+
+
+def test_what_fitting_does_not_need_is_seen() -> None:
+    assert loaded("import pandas, scipy.stats") == {"pandas", "scipy.stats"}
 
 
 def test_heavy_import_is_seen() -> None:

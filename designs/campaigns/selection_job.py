@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tercet.compilation_cache import enable_compilation_cache
 from tercet.designs.campaigns.arguments import Candidates
 from tercet.designs.campaigns.batches import random_batch
 from tercet.designs.campaigns.pair_tables import (
@@ -67,6 +68,10 @@ def select_job(options: argparse.Namespace, report: Callable[[str], None]) -> No
         report("no labels yet: a random batch")
         table = _random_table(items, options.budget, candidates, exclude, options.key)
     else:
+        try:
+            enable_compilation_cache()
+        except OSError as error:  # a convenience: without it the same pairs are chosen, somewhat later
+            report(str(error))
         report(f"fitting {len(answers.comparisons):,} labels")
         fit = laplace(BradleyTerry(), items, answers.comparisons)
         report(f"prior sd of the reward difference of two random items: {fit.diagnostics['prior_sd']:.2f} logits")

@@ -19,8 +19,10 @@ from tercet.inference.posteriors.posterior import Posterior
 from tercet.models._inputs import as_jax
 from tercet.models._operators import Dense
 from tercet.models.space.geometry import as_sites
-from tercet.models.space.loss_surfaces import JITTER, WALL, LossSurface
+from tercet.models.space.loss_surfaces import LossSurface
+from tercet.models.space.marginal_likelihoods import JITTER
 from tercet.models.space.sites import Sites
+from tercet.models.space.spectral_basis import WALL
 
 LOGARITHMIC = ("log-normal", "gamma")
 """Families whose expected loss is the exponential of the surface."""

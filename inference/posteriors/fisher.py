@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Float
 from numpyro.handlers import seed, substitute, trace
 
 from tercet.inference.posteriors.fisher_families import base_distribution, family_information
-from tercet.inference.posteriors.sharing import Bind, Numbers, compiled_once, shared
-from tercet.inference.posteriors.sites import Model, Site, Trace
+from tercet.inference.posteriors.sharing import Bind, Numbers, Prepared, abstract, compiled_once, shared
+from tercet.inference.posteriors.sites import Layout, Model, Site, Trace
 from tercet.models._inputs import KeyLike, as_jax, as_key
 
 Observations = Callable[[jax.Array, Numbers], Trace]
@@ -81,31 +81,33 @@ def fisher_information(
         values = {name: np.asarray(sites[name], np.float64) for name in sorted(sites)}
         shapes = tuple((name, value.shape) for name, value in values.items())
         theta = as_jax(np.concatenate([value.ravel() for value in values.values()]))
-        program, numbers = shared((model, args, kwargs), partial(_information_about, shapes))
+        bound = model.prepared(*args, **kwargs) if isinstance(model, Prepared) else (model, args, kwargs)
+        program, numbers = shared(bound, _information_about, shapes)
         return program(theta, numbers, samples, key)
 
 
-def _information_about(shapes: tuple[tuple[str, tuple[int, ...]], ...], bind: Bind, numbers: Numbers) -> Information:
+def _information_about(
+    bind: Bind, numbers: tuple[Any, ...], shapes: tuple[tuple[str, tuple[int, ...]], ...]
+) -> Information:
     """The program of the information about sites of these shapes."""
-    zeros = {name: np.zeros(shape) for name, shape in shapes}
-    flat, unravel = ravel_pytree(zeros)
+    layout = Layout(dict(shapes))
 
     def observations(theta: jax.Array, numbers: Numbers) -> Trace:
         model, args, kwargs = bind(numbers)
-        traced: Trace = trace(substitute(seed(model, as_key(0)), data=unravel(theta))).get_trace(*args, **kwargs)
-        unknown = [n for n in zeros if n not in traced or traced[n]["type"] not in ("sample", "param")]
+        traced: Trace = trace(substitute(seed(model, as_key(0)), data=layout.unravel(theta))).get_trace(*args, **kwargs)
+        unknown = [n for n in layout.shapes if n not in traced or traced[n]["type"] not in ("sample", "param")]
         if unknown:
             raise ValueError(
                 f"the model has no sample site named {unknown[0]!r}, it has "
                 f"{[n for n, s in traced.items() if s['type'] == 'sample']}; where a head learns its scale, give "
                 "it one first (model.with_prior_sd(...))."
             )
-        return {n: s for n, s in traced.items() if n not in zeros}
+        return {n: s for n, s in traced.items() if n not in layout.shapes}
 
-    return information_program(observations, len(flat), numbers)
+    return information_program(observations, layout.size, numbers)
 
 
-def information_program(observations: Observations, size: int, numbers: Numbers) -> Information:
+def information_program(observations: Observations, size: int, numbers: tuple[Any, ...]) -> Information:
     """Information [p, p] as a function of (theta, numbers, samples, key), compiled once.
 
     Parameters
@@ -114,7 +116,7 @@ def information_program(observations: Observations, size: int, numbers: Numbers)
     size : number of parameters p
     numbers : of which only shapes are read
     """
-    families = _families(observations, jnp.zeros(size), numbers)
+    families = _families(observations, size, numbers)
     if not families:
         raise ValueError("the model has no observations besides the given sites: there is no information about them.")
     closed = [compiled_once(_closed_form(observations, name)) for name, family in families.items() if family is None]
@@ -137,7 +139,7 @@ def information_program(observations: Observations, size: int, numbers: Numbers)
     return information
 
 
-def _families(observations: Observations, theta: jax.Array, numbers: Numbers) -> dict[str, str | None]:
+def _families(observations: Observations, size: int, numbers: tuple[Any, ...]) -> dict[str, str | None]:
     """Observed sites: None where the information has a closed form, else the name of the family."""
     families: dict[str, str | None] = {}
 
@@ -147,7 +149,7 @@ def _families(observations: Observations, theta: jax.Array, numbers: Numbers) ->
                 base = base_distribution(site["fn"])
                 families[name] = type(base).__name__ if family_information(base) is None else None
 
-    jax.eval_shape(classify, theta, numbers)
+    jax.eval_shape(classify, abstract((size,), jnp.result_type(float)), numbers)
     return families
 
 
@@ -199,7 +201,7 @@ def _simulated(
             return jnp.asarray((scores * weight[:, None]).T @ scores)
 
         batch = max(1, min(samples, 256, 1_000_000 // max(1, len(weight))))
-        return jax.lax.map(outer_product, values, batch_size=batch).mean(axis=0)
+        return jnp.asarray(jax.lax.map(outer_product, values, batch_size=batch).mean(axis=0))
 
     return jax.jit(average)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
 from tercet.inference.posteriors.context import Context
-from tercet.inference.posteriors.gaussian import UnconstrainedGaussian
+from tercet.inference.posteriors.gaussian import GaussianPosterior, SiteGaussian, UnconstrainedGaussian
 from tercet.inference.posteriors.minimise import (
     DECREMENT_TOLERANCE,
     GRADIENT_REASON,
@@ -30,6 +31,39 @@ SMALL_GRADIENT = 1e-6
 """Largest absolute entry of the gradient at which the end of a search counts as a mode."""
 
 
+@runtime_checkable
+class SitePotential(Potential, Protocol):
+    """A potential of real sites and of the logarithms of positive ones, known in closed form.
+
+    Attributes
+    ----------
+    start : array [p], where a search starts
+    smaller : a potential of the same sites whose minimum is near and costs little to find; None without one
+    layout, positive : as of a `SiteGaussian`
+    """
+
+    @property
+    def start(self) -> np.ndarray: ...
+
+    @property
+    def smaller(self) -> SitePotential | None: ...
+
+    @property
+    def layout(self) -> tuple[tuple[str, int], ...]: ...
+
+    @property
+    def positive(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class HasPotential(Protocol):
+    """A model that knows its own potential: nothing is traced or compiled."""
+
+    def potential(self, *args: Any, **kwargs: Any) -> SitePotential | None:
+        """The potential with these data; None where there is no closed form."""
+        ...
+
+
 def gaussian_at_mode(
     model: Model,
     args: tuple[object, ...],
@@ -39,7 +73,7 @@ def gaussian_at_mode(
     options: LaplaceOptions,
     known: Diagnostics | None = None,
     start: np.ndarray | None = None,
-) -> UnconstrainedGaussian:
+) -> GaussianPosterior:
     """Laplace's approximation of any NumPyro model: L-BFGS, Newton, the Hessian at the mode.
 
     Parameters
@@ -50,8 +84,13 @@ def gaussian_at_mode(
     known : further entries of the diagnostics
     start : array [p], where the search starts; by default at prior medians
     """
-    problem = Problem(model, args, kwargs, key, x64=True)
-    solution = find_mode(problem, problem.start if start is None else start, options)
+    closed = model.potential(*args, **kwargs) if isinstance(model, HasPotential) and start is None else None
+    problem: Potential
+    if closed is not None:
+        problem, solution = closed, _closed_mode(closed, options)
+    else:
+        problem = general = Problem(model, args, kwargs, key, x64=True)
+        solution = find_mode(problem, general.start if start is None else start, options)
     factor = curvature_factor(problem, solution.point, options)
     if not solution.converged:
         warnings.warn(
@@ -68,7 +107,28 @@ def gaussian_at_mode(
         "condition": condition_number(factor @ factor.T, factor),
         **(known or {}),
     }
-    return UnconstrainedGaussian("laplace", Context(model, args, kwargs, x64=True), diagnostics, solution.point, factor)
+    context = Context(model, args, kwargs, x64=True)
+    if closed is None:
+        return UnconstrainedGaussian("laplace", context, diagnostics, solution.point, factor)
+    return SiteGaussian("laplace", context, diagnostics, solution.point, factor, closed.layout, closed.positive)
+
+
+def _closed_mode(potential: SitePotential, options: LaplaceOptions) -> Solution:
+    """Mode of a potential in closed form, from that of a smaller one where there is one."""
+    start, root = potential.start, None
+    if potential.smaller is not None:
+        start, root = _near(potential.smaller, options)
+    return find_mode(potential, start, options, root)
+
+
+def _near(potential: SitePotential, options: LaplaceOptions) -> tuple[np.ndarray, np.ndarray | None]:
+    """A start and, where the curvature there is positive, a root of the covariance."""
+    solution = minimise(potential.value_and_gradient, potential.start, max_steps=options.max_steps)
+    if not np.isfinite(solution.value):
+        return potential.start, None
+    spectrum, basis = np.linalg.eigh(potential.hessian(solution.point))
+    size = np.maximum(np.abs(spectrum), 1e-6 * max(np.abs(spectrum).max(), 1e-300))
+    return solution.point, np.asarray(basis / np.sqrt(size))
 
 
 def find_mode(

@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from tercet.inference.posteriors.minimise import DECREMENT_TOLERANCE, GRADIENT_REASON, STALLED_REASON, Solution
 
-SUBSAMPLE, ROWS_PER_PARAMETER = 16, 200  # a subsample gives a good start where it has so many rows a parameter
+ENOUGH = 1e-4  # part of the gradient at zero that is left of that of a subsample
+SUBSAMPLE, ROWS_PER_PARAMETER = 16, 50  # a subsample gives a good start where it has so many rows a parameter
 FLOAT32_SIZE = 512  # parameters from which on the first Hessian is worth computing in 32 bit
 PATIENCE = 5  # steps over which the gradient has to fall by 2^-5 for the Hessian to be kept
 LEAST_STEP = 1e-10  # share of a Newton step below which the line search gives up
@@ -193,12 +194,86 @@ def newton(
     precision : array [p, p], optional
         Minus the Hessian of this form at a point near `start`, where one is known: saves computing the first.
     """
+    search = _search(form, start, tolerance, max_steps, precision)
+    current, curvature = search.current, search.curvature
+    if not search.exact or curvature.expected:
+        curvature = _Curvature.of(form.precision(current.theta, current.eta))
+        if current.gradient_norm <= tolerance:  # one exact Newton step: the mode to rounding
+            polished = _Iterate.at(form, current.theta + curvature.solve(current.gradient))
+            current = polished if polished.gradient_norm < current.gradient_norm else current
+    solution = _solution(current, curvature.factor, tolerance, search.steps, search.stalled)
+    return Mode(solution, curvature.precision, curvature.factor, float(np.abs(current.eta).max()))
+
+
+def mode_alone(form: Form, *, tolerance: float = 1e-8, max_steps: int = 100) -> Solution:
+    """The mode without the precision there, as by `newton`: the first Hessian, of a subsample where that will do.
+
+    Parameters
+    ----------
+    form, tolerance, max_steps : as for `newton`
+
+    Returns
+    -------
+    Solution
+        Its decrement is that of the Hessian that was computed last.
+    """
+    search = _search(form, None, tolerance, max_steps, None)
+    return _solution(search.current, search.curvature.factor, tolerance, search.steps, search.stalled)
+
+
+class NearMode(NamedTuple):
+    """A point near the mode of a log-concave posterior, or on the way to it.
+
+    Attributes
+    ----------
+    point, gradient : where the search ended, and the gradient of the log posterior there
+    precision : minus the Hessian there [p, p], to 32-bit accuracy where that is quicker and safe
+    """
+
+    point: Float[np.ndarray, " p"]
+    gradient: Float[np.ndarray, " p"]
+    precision: Float[np.ndarray, "p p"]
+
+
+def near_point(form: Form, point: np.ndarray) -> NearMode:
+    """Gradient and precision at a point, to 32-bit accuracy where that is quicker and safe."""
+    current = _Iterate.at(form, point)
+    return NearMode(point, current.gradient, _quick_precision(form, current))
+
+
+def near_mode(
+    form: Form, start: np.ndarray, precision: np.ndarray, *, tolerance: float, max_steps: int = 100
+) -> NearMode:
+    """The mode to a looser tolerance than `newton`'s, with the precision there as of `near_point`.
+
+    Parameters
+    ----------
+    form, start, tolerance, max_steps : as for `newton`
+    precision : array [p, p], minus the Hessian of this form, or nearly so, at a point near `start`
+    """
+    return _near(form, _search(form, start, tolerance, max_steps, precision))
+
+
+class _Search(NamedTuple):
+    """How far a search has come; `exact`: whether the curvature is the one at the current iterate."""
+
+    current: _Iterate
+    curvature: _Curvature
+    exact: bool
+    steps: int
+    stalled: bool
+
+
+def _search(
+    form: Form, start: np.ndarray | None, tolerance: float, max_steps: int, precision: np.ndarray | None
+) -> _Search:
+    """Steps towards the mode until the gradient is within the tolerance."""
     if start is None and precision is None:
         start, precision = _warm_start(form, tolerance, max_steps)
     current = _Iterate.at(form, np.zeros(len(form.prior_precision)) if start is None else start)
     if precision is None:
         precision = _float32_precision(form, current)
-    exact = precision is None  # whether the precision is the one at the current iterate
+    exact = precision is None
     curvature = _Curvature.at(form, current) if precision is None else _Curvature.of(precision)
     steps, stalled = 0, False
     while current.gradient_norm > tolerance and steps < max_steps:
@@ -212,13 +287,7 @@ def newton(
         exact = following is None or curvature.needs_refresh
         if exact:
             curvature = _Curvature.at(form, current)
-    if not exact or curvature.expected:
-        curvature = _Curvature.of(form.precision(current.theta, current.eta))
-        if current.gradient_norm <= tolerance:  # one exact Newton step: the mode to rounding
-            polished = _Iterate.at(form, current.theta + curvature.solve(current.gradient))
-            current = polished if polished.gradient_norm < current.gradient_norm else current
-    solution = _solution(current, curvature.factor, tolerance, steps, stalled)
-    return Mode(solution, curvature.precision, curvature.factor, float(np.abs(current.eta).max()))
+    return _Search(current, curvature, exact, steps, stalled)
 
 
 def _solution(end: _Iterate, factor: np.ndarray, tolerance: float, steps: int, stalled: bool) -> Solution:
@@ -231,14 +300,23 @@ def _solution(end: _Iterate, factor: np.ndarray, tolerance: float, steps: int, s
 
 
 def _warm_start(form: Form, tolerance: float, max_steps: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Mode and precision of a subsample where there are very many observations: a start, and its Hessian."""
+    """Mode and precision of a subsample, roughly, where there are very many observations: a start, and its Hessian.
+
+    The subsample may start from one of its own. Chance leaves a gradient of the whole at its mode beside which what is
+    left of its own is small.
+    """
     if form.size < SUBSAMPLE * ROWS_PER_PARAMETER * len(form.prior_precision):
         return None, None
+    part = form.subsample(SUBSAMPLE)
+    enough = max(tolerance, ENOUGH * _Iterate.at(part, np.zeros(len(form.prior_precision))).gradient_norm)
     try:
-        fit = newton(form.subsample(SUBSAMPLE), None, tolerance=tolerance, max_steps=max_steps)
+        search = _search(part, None, enough, max_steps, None)
     except SingularPrecisionError:
         return None, None
-    return (fit.point, fit.precision) if fit.solution.converged else (None, None)
+    if search.current.gradient_norm > enough:
+        return None, None
+    near = _near(part, search)
+    return near.point, near.precision
 
 
 def _float32_precision(form: Form, start: _Iterate) -> np.ndarray | None:
@@ -249,6 +327,19 @@ def _float32_precision(form: Form, start: _Iterate) -> np.ndarray | None:
     # Below this floor rounding in 32 bit could make it indefinite: then the exact Hessian is needed.
     floor = 1e-4 * precision.diagonal().max()
     return precision if form.prior_precision.min() > floor else None
+
+
+def _quick_precision(form: Form, current: _Iterate) -> np.ndarray:
+    """Minus the Hessian at an iterate, to 32-bit accuracy where that is quicker and safe."""
+    precision = _float32_precision(form, current)
+    return form.precision(current.theta, current.eta) if precision is None else precision
+
+
+def _near(form: Form, search: _Search) -> NearMode:
+    """The end of a search with the precision there."""
+    current, known = search.current, search.exact and not search.curvature.expected
+    precision = search.curvature.precision if known else _quick_precision(form, current)
+    return NearMode(current.theta, current.gradient, precision)
 
 
 def _line_search(form: Form, current: _Iterate, direction: np.ndarray) -> _Iterate | None:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from tercet.inference.posteriors.programs import Prepared, Programs, Sharing, programs_of
+from tercet.inference.posteriors.programs import Programs, Sharing, programs_of
+from tercet.inference.posteriors.sharing import Prepared
 from tercet.inference.posteriors.sites import JaxSites, Model
 from tercet.models._inputs import KeyLike, as_jax, as_key
 
@@ -32,6 +33,15 @@ class Potential(Protocol):
 
     def gauss_newton(self, z: np.ndarray) -> Float[np.ndarray, "p p"]:
         """Fisher information of the observed sites plus the Hessian of minus the log prior."""
+        ...
+
+
+@runtime_checkable
+class Completing(Protocol):
+    """A model whose programs, for data filled up to a size class, leave out sites that have a row for each datum."""
+
+    def completed(self, draws: Mapping[str, np.ndarray], *args: object, **kwargs: object) -> dict[str, np.ndarray]:
+        """These deterministic sites [n, ...] of n draws of the others."""
         ...
 
 
@@ -135,7 +145,9 @@ class Problem:
         """Constrained and deterministic sites [n, ...] of unconstrained vectors [n, p]."""
         with self.precision():
             sites: dict[str, np.ndarray] = self.sharing.over_draws(self.programs.constrain, z)
-            return sites
+        if isinstance(self.model, Completing):
+            sites |= self.model.completed(sites, *self.args, **self.kwargs)
+        return sites
 
     def _hessian_by_differences(self, z: np.ndarray) -> Float[np.ndarray, "p p"]:
         step = 1e-4 if self.x64 else 1e-2

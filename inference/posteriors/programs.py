@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from tercet.inference.posteriors.fisher import Information, information_program
 from tercet.inference.posteriors.sharing import Bind, Bound, Numbers, compiled_once, shared
-from tercet.inference.posteriors.sites import JaxSites, Trace, log_prob, observed_sites, prior_medians
+from tercet.inference.posteriors.sites import JaxSites, Layout, Trace, log_prob, observed_sites, prior_medians
 from tercet.models._inputs import as_jax, as_key
 
 FEW, BLOCK = 16, 128
@@ -26,15 +25,6 @@ COLUMNS = 32
 """Columns of a Hessian that are computed at once where it is large."""
 QUICK = 30_000_000
 """Numbers read by a program from which on optimising it pays, though it runs once."""
-
-
-@runtime_checkable
-class Prepared(Protocol):
-    """A model that checks its data and brings them into the form in which its programs take them."""
-
-    def prepared(self, *args: Any, **kwargs: Any) -> Bound:
-        """An equal model on arguments filled up to a size class with weight zero, without names."""
-        ...
 
 
 class Sharing(NamedTuple):
@@ -79,6 +69,7 @@ class Programs:
 
     Attributes
     ----------
+    layout : of the latent sites in z
     unravel : from z [p] to the latent sites, on the unconstrained scale
     latent : names of the latent sites
     size : number of parameters p
@@ -86,10 +77,8 @@ class Programs:
 
     def __init__(self, bind: Bind, numbers: tuple[Any, ...]) -> None:
         self.bind, self._abstract = bind, numbers
-        shapes = jax.eval_shape(self._medians, jax.eval_shape(lambda: as_key(0)), numbers)
-        zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
-        flat, self.unravel = ravel_pytree(zeros)
-        self.latent, self.size = list(shapes), len(flat)
+        self.layout = Layout.of(jax.eval_shape(self._medians, jax.eval_shape(lambda: as_key(0)), numbers))
+        self.unravel, self.latent, self.size = self.layout.unravel, list(self.layout.shapes), self.layout.size
 
     def potential_at(self, z: jax.Array, numbers: Numbers) -> jax.Array:
         """Minus the log joint density at z [p], Jacobian included (to be traced)."""
@@ -116,14 +105,14 @@ class Programs:
     @cached_property
     def start(self) -> Callable[[jax.Array, Numbers], jax.Array]:
         """Prior medians [p] as a function of (key, numbers)."""
-        return compiled_once(lambda key, numbers: ravel_pytree(self._medians(key, numbers))[0])
+        return compiled_once(lambda key, numbers: self.layout.ravel(self._medians(key, numbers)))
 
     @cached_property
     def starts(self) -> Callable[[jax.Array, Numbers], jax.Array]:
         """Prior medians [n, p], each estimated from draws of its own, as a function of (key data [n, 2], numbers)."""
 
         def one(key: jax.Array, numbers: Numbers) -> jax.Array:
-            return ravel_pytree(self._medians(jax.random.wrap_key_data(key), numbers))[0]
+            return self.layout.ravel(self._medians(jax.random.wrap_key_data(key), numbers))
 
         return compiled_once(jax.vmap(one, (0, None)))
 
@@ -146,7 +135,7 @@ class Programs:
             units = jnp.eye(self.size)
             whole = self.size <= 8 * COLUMNS
             columns = jax.vmap(along)(units) if whole else jax.lax.map(along, units, batch_size=COLUMNS)
-            return (columns + columns.T) / 2.0
+            return jnp.asarray((columns + columns.T) / 2.0)
 
         return self._by_cost(hessian, self.size)
 

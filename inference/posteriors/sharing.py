@@ -6,9 +6,9 @@ shapes compiles nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache, lru_cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,16 @@ CACHED = 256
 """Structures and shapes whose programs are kept."""
 
 
-def shared(bound: Bound, make: Callable[[Bind, Numbers], Made]) -> tuple[Made, Numbers]:
+@runtime_checkable
+class Prepared(Protocol):
+    """A model that checks its data and brings them into the form in which its programs take them."""
+
+    def prepared(self, *args: Any, **kwargs: Any) -> Bound:
+        """An equal model on arguments filled up to a size class with weight zero, without names."""
+        ...
+
+
+def shared(bound: Bound, make: Callable[..., Made], *settings: Hashable) -> tuple[Made, Numbers]:
     """What `make` makes of a model with its data, once for all of their structure and shapes; and their numbers.
 
     A model that looks at the values of its data in Python cannot be traced without them: it has them as constants, and
@@ -38,32 +47,40 @@ def shared(bound: Bound, make: Callable[[Bind, Numbers], Made]) -> tuple[Made, N
     Parameters
     ----------
     bound : model and data
-    make : from a function that puts numbers in, and numbers (of which only shapes are read), to programs; equal
-        functions make equal programs
+    make : from (bind, numbers, *settings) to programs: a function that puts numbers in, and numbers of which only
+        shapes are read
+    settings : further arguments of `make`
     """
     try:
         leaves, structure = partition(bound)
         hash(structure)
     except (UnknownIdentityError, TypeError):  # what cannot be hashed raises a TypeError
-        return _unshared(bound, make)
+        return _unshared(bound, make, settings)
     numbers = _as_numbers(leaves)
     shapes = tuple((number.shape, str(number.dtype)) for number in numbers)
     try:
-        return _kept(make, structure, shapes, jnp.result_type(float) == np.float64), numbers
+        return _kept(make, settings, structure, shapes, jnp.result_type(float) == np.float64), numbers
     except jax.errors.JAXTypeError:
-        return make(_with_constants(bound), ()), ()
+        return make(_with_constants(bound), (), *settings), ()
 
 
 @lru_cache(maxsize=CACHED)
-def _kept(make: Callable[[Bind, Any], Any], structure: Structure, shapes: tuple[Any, ...], x64: bool) -> Any:
-    return make(structure.bind, tuple(jax.ShapeDtypeStruct(shape, _dtype(name)) for shape, name in shapes))
+def _kept(
+    make: Callable[..., Any], settings: tuple[Hashable, ...], structure: Structure, shapes: tuple[Any, ...], x64: bool
+) -> Any:
+    return make(structure.bind, tuple(abstract(shape, _dtype(name)) for shape, name in shapes), *settings)
+
+
+def abstract(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array of which only the shape is known, to trace with."""
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
 def _dtype(name: str) -> Any:
     return jax.random.key(0).dtype if name.startswith("key<") else np.dtype(name)
 
 
-def _unshared(bound: Bound, make: Callable[[Bind, Any], Made]) -> tuple[Made, Numbers]:
+def _unshared(bound: Bound, make: Callable[..., Made], settings: tuple[Hashable, ...]) -> tuple[Made, Numbers]:
     """What is made for one model alone; its data are arguments where they can be traced."""
     model, args, kwargs = bound
     leaves, tree = jax.tree.flatten((args, kwargs))
@@ -76,9 +93,9 @@ def _unshared(bound: Bound, make: Callable[[Bind, Any], Made]) -> tuple[Made, Nu
 
     try:
         numbers = _as_numbers(tuple(leaves[k] for k in where))
-        return make(bind, numbers), numbers
+        return make(bind, numbers, *settings), numbers
     except jax.errors.JAXTypeError:
-        return make(_with_constants(bound), ()), ()
+        return make(_with_constants(bound), (), *settings), ()
 
 
 def _with_constants(bound: Bound) -> Bind:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,39 @@ def prior_medians(model: Model, key: jax.Array, args: tuple[object, ...], kwargs
 def prior_draw(model: Model, key: jax.Array, *data: object) -> JaxSites:
     """A draw from the prior of every latent site, on the unconstrained scale."""
     return unconstrained(latent_sites(trace(seed(model, key)).get_trace(*data)))
+
+
+class Layout(NamedTuple):
+    """How sites lie in one vector: by name, in alphabetical order, each raveled.
+
+    Attributes
+    ----------
+    shapes : of the sites, by name
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, sites: Mapping[str, Any]) -> Layout:
+        """The layout of these sites (arrays, or anything with a shape)."""
+        return cls({name: tuple(sites[name].shape) for name in sorted(sites)})
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def ravel(self, sites: Mapping[str, Any]) -> jax.Array:
+        """The vector of these sites (to be traced)."""
+        return jnp.concatenate([jnp.zeros(0), *(jnp.ravel(sites[name]) for name in self.shapes)])
+
+    def unravel(self, z: Any) -> dict[str, Any]:
+        """The sites in a vector."""
+        start, sites = 0, {}
+        for name, shape in self.shapes.items():
+            stop = start + math.prod(shape)
+            sites[name], start = z[start:stop].reshape(shape), stop
+        return sites
 
 
 def latent_sites(sites: Mapping[str, Site]) -> Trace:

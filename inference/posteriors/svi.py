@@ -152,7 +152,7 @@ def _programs(programs: Programs, full: bool, particles: int) -> tuple[Callable[
         root = _root(scale)
         z = center + (noise @ root.T if full else noise * root)
         entropy = (jnp.diagonal(scale) if full else scale).sum() + 0.5 * programs.size * (1.0 + np.log(2.0 * np.pi))
-        return jax.vmap(programs.potential_at, (0, None))(z, numbers).mean() - entropy
+        return jnp.asarray(jax.vmap(programs.potential_at, (0, None))(z, numbers).mean() - entropy)
 
     def begin(center: jax.Array) -> _State:
         log_sd = jnp.full(programs.size, np.log(INITIAL_SD), center.dtype)
@@ -172,6 +172,7 @@ def _programs(programs: Programs, full: bool, particles: int) -> tuple[Callable[
             parameters = jax.tree.map(lambda old, new: old - size * new, parameters, update)
             return _State(parameters, moments, step + 1.0), losses.at[k].set(value)
 
-        return jax.lax.fori_loop(0, count, one, (state, jnp.zeros(CHUNK, state.step.dtype)))
+        moved: tuple[_State, jax.Array] = jax.lax.fori_loop(0, count, one, (state, jnp.zeros(CHUNK, state.step.dtype)))
+        return moved
 
     return compiled_once(begin), jax.jit(advance)

@@ -54,14 +54,14 @@ def _exact(
     options: LaplaceOptions,
     learned: LearnedScale | None,
 ) -> SiteGaussian:
-    form = model.linear_form(items, comparisons)
+    form = model.linear_form(items, comparisons) if learned is None or learned.form is None else learned.form
     assert model.prior_sd is not None
     flat = is_flat(model.prior_sd)
     if flat:
         check_connected(model, items, comparisons)
-    start = None if learned is None else learned.mode
+    start, near = (None, None) if learned is None else (learned.mode, learned.precision)
     try:
-        fit = newton(form, start, tolerance=options.tolerance, max_steps=options.max_steps)
+        fit = newton(form, start, tolerance=options.tolerance, max_steps=options.max_steps, precision=near)
     except SingularPrecisionError as error:
         raise SingularPrecisionError(
             f"{error} Give the head a prior scale (prior_sd=1.0, or None to learn it), or drop collinear features."

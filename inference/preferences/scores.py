@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.special import xlogy
@@ -68,7 +67,13 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     same_length(first=x, second=y)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError("Spearman's correlation needs two scores that vary; one of them is constant.")
-    return float(scipy.stats.spearmanr(x, y).statistic)
+    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks, those of ties averaged."""
+    _, position, count = np.unique(x, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(count) - 0.5 * (count - 1))[position])
 
 
 def accuracy(probability: ArrayLike, outcome: ArrayLike) -> float:

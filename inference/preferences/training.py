@@ -21,19 +21,36 @@ from tercet.inference.posteriors.evaluation import Draws
 from tercet.inference.posteriors.options import TrainingOptions
 from tercet.inference.posteriors.sites import JaxSites, log_prob, prior_draw
 from tercet.models._inputs import KeyLike, as_generator, as_jax, as_key
+from tercet.models._size_classes import padded, size_class
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
 from tercet.models.preferences.mlp_head import MLPHead, check_standardised
 
-Data = TypeVar("Data", Items, Comparisons)
-Batches = tuple[Any, jax.Array]
-"""Stacked minibatches: (items, comparisons) with leaves [steps, ...], and weights [steps, members, batch]."""
+Container = TypeVar("Container", Items, Comparisons)
+Data = tuple[Items, Comparisons]
+"""Comparisons, filled up to a size class with weight zero, and the items they are about."""
 
 STACKED = 16  # minibatches in one call of the compiled program
 LEAST_STEPS = 20  # of a round, so that small data are not evaluated after every few steps
 LEAST_GAIN = 2e-4  # nats of held-out log loss below which a round counts as no better
 EVALUATED = 4096  # held-out comparisons evaluated at once
+
+
+class Batches(NamedTuple):
+    """Minibatches for one call.
+
+    Attributes
+    ----------
+    data : items and comparisons, leaves [steps or more, ...]
+    weights : of each comparison for each member [steps or more, members, batch or more]
+    steps, rows : number of steps that are taken, and of comparisons in each
+    """
+
+    data: Data
+    weights: jax.Array
+    steps: int
+    rows: int
 
 
 class Training(NamedTuple):
@@ -138,7 +155,7 @@ def _check(model: ComparisonModel, items: Items, sets: list[Comparisons], member
 def _stop_early(
     networks: _Networks,
     start: tuple[JaxSites, Any],
-    tests: list[Batches],
+    tests: list[Data],
     *,
     kept: Comparisons,
     weights: np.ndarray,
@@ -161,7 +178,7 @@ def _stop_early(
             losses.append(networks.score(z, tests))
             better = losses[-1] < lowest - LEAST_GAIN
             lowest, best = np.where(better, losses[-1], lowest), np.where(better, round_, best)
-            best_z = jax.tree.map(partial(_choose, better), z, best_z)
+            best_z = _chosen(better, z, best_z)
             bar.update()
             bar.set_postfix(held_out=f"{lowest.mean():.4f}")
             if (round_ - best).min() >= options.patience:
@@ -173,10 +190,6 @@ def _stop_early(
         )
     converged = bool((len(losses) - 1 - best >= options.patience).all())
     return Training(networks.sites(best_z, tests[0]), np.stack(losses), best, converged, np.empty(0, bool))
-
-
-def _choose(better: np.ndarray, new: jax.Array, old: jax.Array) -> jax.Array:
-    return jnp.where(jnp.asarray(better).reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
 
 class _Networks:
@@ -195,107 +208,139 @@ class _Networks:
         self.learning_rate, self.separate = learning_rate, separate
         self.template = Items(np.zeros((1, items.features.shape[1]), np.float32))  # of the items of a minibatch
 
-    def held_out(self, answers: Comparisons) -> list[Batches]:
-        """Held-out comparisons as batches to evaluate."""
+    def held_out(self, answers: Comparisons) -> list[Data]:
+        """Held-out comparisons, some at a time."""
         count = answers.first.shape[-1]
-        return list(self.minibatches(answers, np.arange(count), min(EVALUATED, count), 1, np.ones((1, count))))
+        parts = np.array_split(np.arange(count), -(-count // EVALUATED))
+        return [as_jax(self._gather(answers, rows, size_class(len(parts[0])))) for rows in parts]
 
     def minibatches(
         self, answers: Comparisons, rows: np.ndarray, batch: int, most: int, weights: np.ndarray
     ) -> Iterator[Batches]:
-        """Batches of these rows, at most `most` stacked, each with its own items; an incomplete batch is left out."""
+        """Batches of these rows, at most `most` at once, each with its own items; an incomplete one is left out."""
         count = len(rows) // batch
-        calls = -(-count // most)
-        for call in np.split(rows[: (count // calls) * calls * batch], calls):
-            parts = call.reshape(-1, batch)
-            yield as_jax(self._gather(answers, parts)), jnp.asarray(weights[:, parts].swapaxes(0, 1), jnp.float32)
+        for part in np.array_split(rows[: count * batch].reshape(count, batch), -(-count // most)):
+            steps = np.resize(part, (size_class(len(part)), batch))  # those after the last step are not taken
+            of_members = padded(weights.T[steps].swapaxes(0, 1), size_class(batch)).transpose(1, 2, 0)
+            data = self._gather(answers, steps, size_class(batch))
+            data, of_members = as_jax((data, of_members.astype(np.float32)))
+            yield Batches(data, of_members, len(part), batch)
 
-    def _gather(self, answers: Comparisons, rows: np.ndarray) -> tuple[Items, Comparisons]:
-        """Comparisons `rows` [steps, batch], each batch with the items it is about: leaves [steps, (sets,) ...]."""
-        part = jax.tree.map(lambda leaf: np.moveaxis(leaf[..., rows], -2, 0), answers)
+    def _gather(self, answers: Comparisons, rows: np.ndarray, size: int) -> Data:
+        """Comparisons `rows` [(steps,) batch], each batch with the items it is about, filled up to `size` of them.
+
+        Leaves are [(steps,) (sets,) ...].
+        """
+        rows = np.asarray(rows)
+        index = np.concatenate([rows, np.repeat(rows[..., :1], size - rows.shape[-1], axis=-1)], axis=-1)
+        part = jax.tree.map(lambda leaf: _steps_first(leaf[..., index], rows.ndim), answers)
         ends = np.concatenate([part.first, part.second], axis=-1)
         features = self.items.features[ends.reshape(-1)].astype(np.float32).reshape(*ends.shape, -1)
-        first = np.broadcast_to(np.arange(rows.shape[1]), part.first.shape)
-        return _with(self.template, features=features), _with(part, first=first, second=first + rows.shape[1])
+        first = np.broadcast_to(np.arange(size), part.first.shape)
+        weight = part.weight * (np.arange(size) < rows.shape[-1])
+        filled = _with(part, first=first, second=first + size, weight=weight)
+        return _with(self.template, features=features), filled
 
-    def start(self, key: jax.Array, members: int, test: Batches) -> tuple[JaxSites, Any]:
+    def start(self, key: jax.Array, members: int, test: Data) -> tuple[JaxSites, Any]:
         """Unconstrained prior draws [members, ...] of every site, and the optimiser's state."""
-        z: JaxSites = _start(self.model, self.separate, jax.random.split(key, members), _first(test))
-        return z, optax.adam(self.learning_rate).init(z)
+        begun: tuple[JaxSites, Any] = _start(self.model, jax.random.split(key, members), test, separate=self.separate)
+        return begun
 
     def steps(self, z: JaxSites, state: Any, batches: Batches) -> tuple[JaxSites, Any]:
         """Sites and state after a step on each of these minibatches."""
         after: tuple[JaxSites, Any] = _steps(
-            z, state, batches, self.size, self.learning_rate, model=self.model, separate=self.separate
+            self.model, z, state, batches, self.size, self.learning_rate, separate=self.separate
         )
         return after
 
-    def score(self, z: JaxSites, tests: list[Batches]) -> Float[np.ndarray, " members"]:
+    def score(self, z: JaxSites, tests: list[Data]) -> Float[np.ndarray, " members"]:
         """Held-out log loss of each member."""
-        parts = [np.asarray(_score(self.model, self.separate, z, _first(test))) for test in tests]
+        parts = [np.asarray(_score(self.model, z, test, separate=self.separate)) for test in tests]
         total = np.sum(parts, axis=0)
         return np.asarray(-total[:, 0] / total[:, 1])
 
-    def sites(self, z: JaxSites, test: Batches) -> Draws:
+    def sites(self, z: JaxSites, test: Data) -> Draws:
         """Constrained sites [members, ...], in 64 bit."""
-        sites = _sites(self.model, self.separate, z, _first(test))
+        sites = _sites(self.model, z, test, separate=self.separate)
         return {name: np.asarray(value, np.float64) for name, value in sites.items()}
 
 
-def _first(batches: Batches) -> Any:
-    """The data of the first of some minibatches, without their weights."""
-    return jax.tree.map(lambda leaf: leaf[0], batches[0])
+def _steps_first(leaf: np.ndarray, axes: int) -> np.ndarray:
+    """Leaves [(sets,) (steps,) batch] with the steps first."""
+    return np.moveaxis(leaf, -2, 0) if axes == 2 else leaf
 
 
 def _axis(separate: bool) -> int | None:
     return 0 if separate else None
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _start(model: ComparisonModel, separate: bool, keys: jax.Array, data: Any) -> JaxSites:
-    def of_one(key: jax.Array, data: Any) -> JaxSites:
+@partial(jax.jit, static_argnames="separate")
+def _start(model: ComparisonModel, keys: jax.Array, data: Data, *, separate: bool) -> tuple[JaxSites, Any]:
+    def of_one(key: jax.Array, data: Data) -> JaxSites:
         z = prior_draw(model, key, *data)
         # A learned scale starts at 1: networks whose rewards start near zero learn nothing.
         return z | {name: jnp.zeros_like(value) for name, value in z.items() if name == "prior_sd"}
 
-    return jax.vmap(of_one, (0, _axis(separate)))(keys, data)
+    z: JaxSites = jax.vmap(of_one, (0, _axis(separate)))(keys, data)
+    return z, optax.scale_by_adam().init(z)
 
 
-@partial(jax.jit, static_argnames=("model", "separate"))
+@partial(jax.jit, static_argnames="separate")
 def _steps(
-    z: JaxSites, state: Any, batches: Batches, size: Any, learning_rate: Any, *, model: ComparisonModel, separate: bool
+    model: ComparisonModel,
+    z: JaxSites,
+    state: Any,
+    batches: Batches,
+    size: Any,
+    learning_rate: Any,
+    *,
+    separate: bool,
 ) -> tuple[JaxSites, Any]:
-    optimiser = optax.adam(learning_rate)
+    optimiser = optax.scale_by_adam()
 
-    def loss(z: JaxSites, data: Any, weight: jax.Array) -> Any:
+    def loss(z: JaxSites, data: Data, weight: jax.Array) -> Any:
         items, answers = data
-        scaled = _with(answers, weight=answers.weight * (size / weight.shape[-1]) * weight)
+        scaled = _with(answers, weight=answers.weight * (size / batches.rows) * weight)
         return potential_energy(model, (items, scaled), {}, z) / size
 
-    def step(carry: tuple[JaxSites, Any], batch: Batches) -> tuple[tuple[JaxSites, Any], None]:
+    def step(k: jax.Array, carry: tuple[JaxSites, Any]) -> tuple[JaxSites, Any]:
         z, state = carry
-        gradient = jax.vmap(jax.grad(loss), (0, _axis(separate), 0))(z, *batch)
+        data, weight = jax.tree.map(lambda leaf: leaf[k], (batches.data, batches.weights))
+        gradient = jax.vmap(jax.grad(loss), (0, _axis(separate), 0))(z, data, weight)
         change, state = optimiser.update(gradient, state)
-        return (optax.apply_updates(z, change), state), None
+        return jax.tree.map(lambda old, new: old - learning_rate * new, z, change), state
 
-    return jax.lax.scan(step, (z, state), batches)[0]
+    moved: tuple[JaxSites, Any] = jax.lax.fori_loop(0, batches.steps, step, (z, state))
+    return moved
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _score(model: ComparisonModel, separate: bool, z: JaxSites, data: Any) -> jax.Array:
+@partial(jax.jit, static_argnames="separate")
+def _score(model: ComparisonModel, z: JaxSites, data: Data, *, separate: bool) -> jax.Array:
     """Log likelihood and weight [members, 2] of some comparisons."""
 
-    def of_one(z: JaxSites, data: Any) -> jax.Array:
+    def of_one(z: JaxSites, data: Data) -> jax.Array:
         sites = trace(substitute(seed(model, 0), data=_constrained(model, z, data))).get_trace(*data)
         observed = [site for site in sites.values() if site["type"] == "sample" and site["is_observed"]]
-        return jnp.stack([sum(jnp.sum(log_prob(site)) for site in observed), jnp.sum(data[1].weight)])
+        return jnp.stack([sum(jnp.sum(log_prob(site)) for site in observed), jnp.sum(jnp.asarray(data[1].weight))])
 
     return jax.vmap(of_one, (0, _axis(separate)))(z, data)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _sites(model: ComparisonModel, separate: bool, z: JaxSites, data: Any) -> JaxSites:
-    return jax.vmap(partial(_constrained, model), (0, _axis(separate)))(z, data)
+@partial(jax.jit, static_argnames="separate")
+def _sites(model: ComparisonModel, z: JaxSites, data: Data, *, separate: bool) -> JaxSites:
+    sites: JaxSites = jax.vmap(partial(_constrained, model), (0, _axis(separate)))(z, data)
+    return sites
+
+
+@jax.jit
+def _chosen(better: jax.Array, new: JaxSites, old: JaxSites) -> JaxSites:
+    """Where a member is better, its new sites, else the old ones."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(better.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+    chosen: JaxSites = jax.tree.map(choose, new, old)
+    return chosen
 
 
 def _constrained(model: ComparisonModel, z: JaxSites, data: Any) -> JaxSites:
@@ -305,12 +350,12 @@ def _constrained(model: ComparisonModel, z: JaxSites, data: Any) -> JaxSites:
 
 def _stacked(sets: list[Comparisons]) -> Comparisons:
     """Sets of one length as one object of arrays [sets, m]; a single set keeps its arrays [m]."""
-    weighted = [_with(answers, weight=answers.weights) for answers in sets]
+    weighted = [_with(answers.nameless(), weight=answers.weights) for answers in sets]
     stacked: Comparisons = jax.tree.map(lambda *leaves: np.stack(leaves) if len(sets) > 1 else leaves[0], *weighted)
     return stacked
 
 
-def _with(data: Data, **fields: Any) -> Data:
+def _with(data: Container, **fields: Any) -> Container:
     """The same object with other arrays, unchecked: batched ones, traced ones, weights of zero."""
     again = copy.copy(data)
     for name, value in fields.items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from tercet.inference.space.neighbours import Neighbours
 from tercet.inference.space.risk import Risk, checked_inputs
@@ -94,4 +94,4 @@ def _probability_above(threshold: float, mean: float, sd: float) -> float:
     """Probability that a normal variable exceeds the threshold; one half where it is certain to equal it."""
     if sd == 0:
         return float(mean > threshold) if mean != threshold else 0.5
-    return float(norm.cdf((mean - threshold) / sd))
+    return float(ndtr((mean - threshold) / sd))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from tercet.inference.space.neighbours import Neighbours
 
@@ -37,6 +37,6 @@ def bias_aware_half_length(bias: float, sd: float, level: float) -> float:
         return float(bias)
 
     def excess(extra: float) -> float:
-        return float(norm.cdf(extra) - norm.cdf(-(2 * bias / sd + extra)) - level)
+        return float(ndtr(extra) - ndtr(-(2 * bias / sd + extra)) - level)
 
-    return float(bias + sd * brentq(excess, -bias / sd, norm.ppf((1 + level) / 2) + 1e-9))
+    return float(bias + sd * brentq(excess, -bias / sd, ndtri((1 + level) / 2) + 1e-9))

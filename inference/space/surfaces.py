@@ -11,10 +11,10 @@ import numpy as np
 import scipy.linalg
 
 from tercet.inference.posteriors.posterior import Posterior
-from tercet.models._inputs import as_generator, as_jax
-from tercet.models.space.geometry import as_sites
+from tercet.models._inputs import as_generator
 from tercet.models.space.kernels import derivative_over_distance, frequencies, squared_distances
-from tercet.models.space.loss_surfaces import JITTER, LossSurface
+from tercet.models.space.loss_surfaces import LossSurface
+from tercet.models.space.marginal_likelihoods import JITTER
 
 FEATURES = 1_000
 """Random Fourier features of a draw from the prior; conditioning on the data uses the exact kernel."""
@@ -44,7 +44,7 @@ class SurfaceDraws:
         """Values [draws, m] of f at coordinates [m, q] of the frame."""
         level = self.parameters["level"][:, None]
         if self.weights is not None:
-            return np.asarray(level + self.weights @ basis_functions(self.model, coordinates).T)
+            return np.asarray(level + self.weights @ self.model.functions(coordinates).T)
         return np.asarray(level + np.concatenate([path.values(coordinates) for path in self.paths]))
 
     def gradients(self, coordinates: np.ndarray) -> np.ndarray:
@@ -53,9 +53,7 @@ class SurfaceDraws:
             derivative_over_distance(self.model.kernel, np.zeros((1, 1)), 1.0)  # raises: it has none
         if self.weights is None:
             return np.concatenate([path.gradients(coordinates) for path in self.paths])
-        with jax.enable_x64(True):
-            derivatives = np.asarray(self.model.derivatives(as_jax(coordinates)))
-        return np.stack([self.weights @ derivative.T for derivative in derivatives], axis=-1)
+        return np.stack([self.weights @ slopes.T for slopes in self.model.derivatives(coordinates)], axis=-1)
 
     def expected(self, coordinates: np.ndarray) -> np.ndarray:
         """Expected losses [draws, m]."""
@@ -135,15 +133,7 @@ def _fitted_data(posterior: Posterior, model: LossSurface) -> tuple[np.ndarray, 
     """Coordinates [n, q] of the sites of the fit, and the (log) losses [n] that the model observed."""
     if posterior.sites is None or posterior.losses is None:
         raise ValueError("this posterior was loaded without its data, which this question needs; load(path, *data).")
-    losses = np.asarray(posterior.losses)
-    response = np.log(losses) if model.family == "log-normal" else losses.astype(np.float64)
-    return model.frame.coordinates(as_sites("sites", posterior.sites, model.frame.metric)), response
-
-
-def basis_functions(model: LossSurface, coordinates: np.ndarray) -> np.ndarray:
-    """Eigenfunctions [n, basis^q] in 64 bit."""
-    with jax.enable_x64(True):
-        return np.asarray(model.functions(as_jax(coordinates)))
+    return model.data(posterior.sites, posterior.losses)
 
 
 def _scalars(parameters: Parameters) -> dict[str, np.ndarray]:
@@ -151,8 +141,8 @@ def _scalars(parameters: Parameters) -> dict[str, np.ndarray]:
 
 
 def _scales(model: LossSurface, parameters: Parameters) -> np.ndarray:
-    with jax.enable_x64(True):
-        return np.asarray(jax.vmap(model.scales)(*as_jax((parameters["amplitude"], parameters["length"]))))
+    amplitude, length = (np.asarray(parameters[name], np.float64) for name in ("amplitude", "length"))
+    return model.scales(amplitude, length)
 
 
 def weight_draws(
@@ -165,17 +155,18 @@ def weight_draws(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Weights [draws * repeat, basis^q] given the response: `repeat` draws for each draw of the parameters."""
-    phi, scales = basis_functions(model, coordinates), _scales(model, parameters)
+    phi, scales = model.functions(coordinates), _scales(model, parameters)
     gram, moment, ones = phi.T @ phi, phi.T @ response, phi.sum(axis=0)
-    weights = []
+    weights, work = [], np.empty_like(gram)
     for draw, scale in enumerate(scales):
         noise, level = parameters["noise"][draw] ** 2, parameters["level"][draw]
-        precision = scale[:, None] * gram * scale / noise
-        precision[np.diag_indices_from(precision)] += 1.0
-        factor = scipy.linalg.cholesky(precision, lower=True, overwrite_a=True)
-        mean = scipy.linalg.cho_solve((factor, True), scale * (moment - level * ones) / noise)
+        np.multiply(gram, scale[:, None] / noise, out=work)
+        work *= scale
+        work[np.diag_indices_from(work)] += 1.0
+        factor = scipy.linalg.cholesky(work.T, lower=True, overwrite_a=True, check_finite=False)
+        mean = scipy.linalg.cho_solve((factor, True), scale * (moment - level * ones) / noise, check_finite=False)
         white = rng.standard_normal((len(scale), repeat))
-        deviation = scipy.linalg.solve_triangular(factor, white, lower=True, trans=1)
+        deviation = scipy.linalg.solve_triangular(factor, white, lower=True, trans=1, check_finite=False)
         weights.append((scale[:, None] * (mean[:, None] + deviation)).T)
     return np.concatenate(weights)
 

@@ -230,8 +230,8 @@ class GradedAnswers:
         return np.pad(self.from_gaps * np.exp(log_auxiliary), ((1, 1), (0, 0)))
 
     def _numbered(self, outcome: np.ndarray) -> Int[np.ndarray, " m"]:
-        return np.rint(outcome * (self.levels - 1)).astype(np.int64)
+        return np.asarray(np.rint(outcome * (self.levels - 1)), np.int64)
 
 
 def _outer(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return left[:, :, None] * right[:, None, :]
+    return np.asarray(left[:, :, None] * right[:, None, :])

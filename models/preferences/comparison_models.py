@@ -252,7 +252,7 @@ class ComparisonModel(ModelPytree, Storable):
         rewards = np.asarray(self.head.rewards(draws, items))
         logits = rewards[:, comparisons.first] - rewards[:, comparisons.second]
         logits += self.shift(len(comparisons), draws).T if self.effects else 0.0
-        return logits * draws["precision"][:, comparisons.annotator] if self.annotators else logits
+        return np.asarray(logits * draws["precision"][:, comparisons.annotator] if self.annotators else logits)
 
     def _linear_head(self) -> LinearInParameters:
         if not isinstance(self.head, LinearInParameters):

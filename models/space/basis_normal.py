@@ -2,29 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import cho_solve, cholesky
 from jax.typing import ArrayLike
 from numpyro.distributions import Distribution, constraints
 
-from tercet.models._inputs import is_concrete
+
+class Summary(NamedTuple):
+    """All that the likelihood of values y [n] reads of them and of functions Phi [n, b]: its size does not depend on n.
+
+    Attributes
+    ----------
+    count : n
+    center : mean m of the values: centred, a large mean costs no digits
+    square : |y - m|^2
+    moment : array [b], Phi'(y - m)
+    ones : array [b], Phi'1
+    gram : array [b, b], Phi'Phi
+    """
+
+    count: Any
+    center: Any
+    square: Any
+    moment: Any
+    ones: Any
+    gram: Any
 
 
-class BasisNormal(Distribution):  # type: ignore[misc]
-    """y = level + Phi w + noise e, w_j ~ Normal(0, scale_j^2), e_i ~ Normal(0, 1): y [n] with w integrated out.
+def summarised(phi: Any, values: Any) -> Summary:
+    """The summary of functions [n, b] and values [n], of NumPy or of JAX."""
+    center = values.mean()
+    centred = values - center
+    count = np.float64(len(phi)) if isinstance(phi, np.ndarray) else float(len(phi))
+    return Summary(count, center, (centred**2).sum(), phi.T @ centred, phi.sum(axis=0), phi.T @ phi)
 
-    With A = S Phi' Phi S / noise^2 + I, S = diag(scales), and r = y - level the log density costs O(b^3), whatever n:
+
+class SummaryNormal(Distribution):  # type: ignore[misc]
+    """y = level + Phi w + noise e, w_j ~ Normal(0, scale_j^2), e_i ~ Normal(0, 1), w integrated out, by its summary.
+
+    With A = S Phi' Phi S / noise^2 + I, S = diag(scales), and r = y - level the log density of y costs O(b^3):
 
         -(r'r - |L^-1 S Phi'r|^2 / noise^2) / (2 noise^2) - log|A| / 2 - n log(noise) - n log(2 pi) / 2,   L L' = A
 
-    Phi' Phi and Phi' y hold no parameter: they are computed once, when the program is traced.
+    A program that evaluates it serves any number of values n.
 
     Parameters
     ----------
-    phi : array [n, b], known when the program is traced
+    summary : of functions and values
+    level, noise : scalars
+    scales : array [b]
+    validate_args : as in NumPyro
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  (NumPyro's own convention)
+    support = constraints.real_vector
+
+    def __init__(
+        self,
+        summary: Summary,
+        level: ArrayLike,
+        scales: jax.Array,
+        noise: ArrayLike,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.summary, self.level, self.scales, self.noise = summary, level, scales, noise
+        super().__init__(batch_shape=(), event_shape=scales.shape, validate_args=validate_args)
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log density of the values whose moment [b] this is."""
+        return _log_density(self.summary._replace(moment=value), self.level, self.scales, self.noise)
+
+
+class BasisNormal(Distribution):  # type: ignore[misc]
+    """The same distribution of the values y [n] themselves.
+
+    Parameters
+    ----------
+    phi : array [n, b]
     level, noise : scalars
     scales : array [b]
     validate_args : as in NumPyro
@@ -54,23 +113,16 @@ class BasisNormal(Distribution):  # type: ignore[misc]
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log density of values [n]."""
-        if is_concrete(value, self.phi):
-            with jax.ensure_compile_time_eval():
-                center, gram, moment, ones, square = _statistics(self.phi, value)
-        else:
-            center, gram, moment, ones, square = _statistics(self.phi, value)
-        n, noise, scales = self.phi.shape[0], self.noise, self.scales
-        shift = self.level - center
-        factor = cholesky(scales[:, None] * gram * scales / noise**2 + jnp.eye(len(scales)), lower=True)
-        projected = scales * (moment - shift * ones)
-        explained = projected @ cho_solve((factor, True), projected) / noise**2
-        quadratic = (square + n * shift**2 - explained) / noise**2
-        log_det = 2 * jnp.log(jnp.diagonal(factor)).sum() + 2 * n * jnp.log(noise)
-        return -0.5 * (quadratic + log_det + n * jnp.log(2 * jnp.pi))
+        return _log_density(summarised(self.phi, value), self.level, self.scales, self.noise)
 
 
-def _statistics(phi: jax.Array, value: jax.Array) -> tuple[jax.Array, ...]:
-    """Mean m of the values, Phi'Phi, Phi'(y - m), Phi'1 and |y - m|^2: centred, a large mean costs no digits."""
-    center = value.mean()
-    centred = value - center
-    return center, phi.T @ phi, phi.T @ centred, phi.sum(axis=0), jnp.square(centred).sum()
+def _log_density(summary: Summary, level: Any, scales: jax.Array, noise: Any) -> jax.Array:
+    n, center, square, moment, ones, gram = summary
+    shift = level - center
+    factor = cholesky(scales[:, None] * gram * scales / noise**2 + jnp.eye(len(scales)), lower=True)
+    projected = scales * (moment - shift * ones)
+    explained = projected @ cho_solve((factor, True), projected) / noise**2
+    quadratic = (square + n * shift**2 - explained) / noise**2
+    log_det = 2 * jnp.log(jnp.diagonal(factor)).sum() + 2 * n * jnp.log(noise)
+    log_density: jax.Array = -0.5 * (quadratic + log_det + n * jnp.log(2 * jnp.pi))
+    return log_density

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tercet.models._partition import ModelPytree
+from tercet.models._storable import Storable
 from tercet.models.space.geometry import EARTH_RADIUS, as_sites, check_same_space, positions
 from tercet.models.space.sites import Metric, Sites
 
@@ -15,7 +17,7 @@ LARGEST_ANGLE = 60.0
 
 
 @dataclass(frozen=True)
-class Frame:
+class Frame(ModelPytree, Storable):
     """Map sites to coordinates [n, q] with absolute values of at most 1 for the sites that it was built from.
 
     Parameters

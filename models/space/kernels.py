@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tercet.models._inputs import as_jax
+
 Kernel = Literal["matern 1/2", "matern 3/2", "matern 5/2", "squared exponential"]
 Array = TypeVar("Array", np.ndarray, jax.Array)
 SMOOTHNESS = {"matern 1/2": 0.5, "matern 3/2": 1.5, "matern 5/2": 2.5}
@@ -24,7 +26,7 @@ def covariance(kernel: Kernel, x: Array, y: Array, length: float | Array) -> Arr
     ----------
     Rasmussen, Williams (2006), Gaussian Processes for Machine Learning, section 4.2.
     """
-    xp = _module(x, y, length)
+    xp = module(x, y, length)
     squared = squared_distances(x, y) / length**2
     values: Array
     if kernel == "squared exponential":
@@ -40,7 +42,7 @@ def covariance(kernel: Kernel, x: Array, y: Array, length: float | Array) -> Arr
 
 def squared_distances(x: Array, y: Array) -> Array:
     """Squared Euclidean distances [n, m]."""
-    xp = _module(x, y)
+    xp = module(x, y)
     squared: Array = xp.maximum(xp.square(x).sum(axis=-1)[:, None] + xp.square(y).sum(axis=-1) - 2 * x @ y.T, 0.0)
     return squared
 
@@ -58,6 +60,32 @@ def derivative_over_distance(kernel: Kernel, squared: np.ndarray, length: float)
     raise ValueError(f"a surface with the {kernel} kernel is nowhere smooth: it has no gradient.")
 
 
+def log_length_derivatives(kernel: Kernel, distance: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Correlations [n, m] at distances r [n, m], and their derivatives in the logarithm of the length."""
+    if kernel == "squared exponential":
+        v = np.square(distance) * (0.5 / length**2)
+        values = np.exp(-v)
+        return values, np.asarray(2 * v * values)
+    u = distance * (np.sqrt(2 * SMOOTHNESS[kernel]) / length)
+    decay = np.exp(-u)
+    if kernel == "matern 1/2":
+        return decay, np.asarray(u * decay)
+    squared = np.square(u)
+    if kernel == "matern 3/2":
+        return (1 + u) * decay, np.asarray(squared * decay)
+    return (1 + u + squared / 3) * decay, np.asarray(squared * (1 + u) * decay / 3)
+
+
+def second_log_length_derivative(kernel: Kernel, distance: np.ndarray, length: float) -> np.ndarray:
+    """Second derivatives [n, m] of the correlations in the logarithm of the length."""
+    if kernel == "squared exponential":
+        v = np.square(distance) * (0.5 / length**2)
+        return np.asarray(4 * v * (v - 1) * np.exp(-v))
+    u = distance * (np.sqrt(2 * SMOOTHNESS[kernel]) / length)
+    factor = {"matern 1/2": u * (u - 1), "matern 3/2": u**2 * (u - 2), "matern 5/2": u**2 * (u**2 - 2 * u - 2) / 3}
+    return np.asarray(factor[kernel] * np.exp(-u))
+
+
 def frequencies(kernel: Kernel, length: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Frequencies [count, q] drawn from the kernel's spectral density: normal, or Student's t with 2 nu degrees."""
     normal = rng.standard_normal(shape) / length
@@ -67,6 +95,11 @@ def frequencies(kernel: Kernel, length: float, shape: tuple[int, int], rng: np.r
     return np.asarray(normal / np.sqrt(rng.chisquare(freedom, (shape[0], 1)) / freedom))
 
 
-def _module(*arrays: float | np.ndarray | jax.Array) -> Any:
+def module(*arrays: float | np.ndarray | jax.Array) -> Any:
     """The array module: JAX's where any array is JAX's, otherwise NumPy."""
     return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+
+
+def constant(xp: Any, values: np.ndarray) -> Any:
+    """An array for use with arrays of the module `xp`."""
+    return as_jax(values) if xp is jnp else values

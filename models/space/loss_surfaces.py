@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,31 +12,38 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpy.typing import ArrayLike
-from numpyro.contrib.hsgp.laplacian import eigenfunctions
-from numpyro.contrib.hsgp.spectral_densities import (
-    diag_spectral_density_matern,
-    diag_spectral_density_squared_exponential,
-)
 
 from tercet.models._inputs import as_floats, as_jax, is_concrete
-from tercet.models.space.basis_normal import BasisNormal
+from tercet.models._partition import ModelPytree
+from tercet.models._size_classes import padded, size_class
+from tercet.models._storable import Storable
+from tercet.models.space.basis_normal import BasisNormal, summarised
 from tercet.models.space.frames import Frame
-from tercet.models.space.kernels import KERNELS, SMOOTHNESS, Array, Kernel, covariance
+from tercet.models.space.kernels import KERNELS, Array, Kernel, covariance, module
+from tercet.models.space.marginal_likelihoods import JITTER
+from tercet.models.space.pointwise_losses import at_surface, integrated_out
 from tercet.models.space.sites import Sites
+from tercet.models.space.spectral_basis import SpectralBasis
+from tercet.models.space.surface_models import (
+    CollapsedProcess,
+    Family,
+    SampledSurface,
+    SummarisedSurface,
+    SurfacePrior,
+)
+from tercet.models.space.surface_potential import SurfacePotential, basis_potential, process_potential
 
-Family = Literal["normal", "log-normal", "gamma", "student"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 POSITIVE = ("log-normal", "gamma")
 """Families of positive losses: the surface is the logarithm of the expected loss, up to a constant."""
-WALL = 1.5
-"""Half-width of the box of the basis, in units of the frame; at its boundary the process is zero."""
 BASIS = {1: 64, 2: 24, 3: 12}
 """Eigenfunctions per dimension, by number of dimensions; 24 resolve a tenth of the extent of the sites."""
-JITTER = 1e-8
+COARSE, COARSE_ROWS = 128, 4096
+"""Numbers of sites where finer size classes begin: of an exact process, whose cost is their cube, and of a basis."""
 
 
 @dataclass(frozen=True)
-class LossSurface:
+class LossSurface(ModelPytree, Storable):
     """Losses at sites around a surface f(s) = level + Gaussian process: `model(sites, losses)`.
 
     normal      loss ~ Normal(f(s), noise^2),               expected loss f
@@ -140,25 +147,22 @@ class LossSurface:
         """Whether the process is integrated out."""
         return self.family in ("log-normal", "normal")
 
-    def functions(self, coordinates: jax.Array) -> jax.Array:
+    @property
+    def spectrum(self) -> SpectralBasis:
+        """The basis of the process."""
+        return SpectralBasis(self.kernel, self.basis, self.frame.dim)
+
+    def functions(self, coordinates: Array) -> Array:
         """Eigenfunctions [n, basis^q] at coordinates [n, q] of the frame."""
-        values: jax.Array = eigenfunctions(coordinates, WALL, [self.basis] * self.frame.dim)
-        return values
+        return self.spectrum.functions(coordinates)
 
-    def derivatives(self, coordinates: jax.Array) -> jax.Array:
+    def derivatives(self, coordinates: Array) -> Array:
         """Derivatives [q, n, basis^q] of the eigenfunctions along the axes of the frame."""
-        units = jnp.eye(self.frame.dim, dtype=coordinates.dtype)
-        directions = [jnp.broadcast_to(unit, coordinates.shape) for unit in units]
-        return jnp.stack([jax.jvp(self.functions, (coordinates,), (direction,))[1] for direction in directions])
+        return self.spectrum.derivatives(coordinates)
 
-    def scales(self, amplitude: float | jax.Array, length: float | jax.Array) -> jax.Array:
-        """Prior standard deviations [basis^q] of the weights: square roots of the kernel's spectral density."""
-        box = {"ell": WALL, "m": [self.basis] * self.frame.dim, "dim": self.frame.dim}
-        if self.kernel == "squared exponential":
-            density = diag_spectral_density_squared_exponential(alpha=amplitude, length=length, **box)
-        else:
-            density = diag_spectral_density_matern(SMOOTHNESS[self.kernel], amplitude, length, **box)
-        return jnp.sqrt(density)
+    def scales(self, amplitude: float | Array, length: float | Array) -> Array:
+        """Prior standard deviations [..., basis^q] of the weights: square roots of the kernel's spectral density."""
+        return self.spectrum.scales(amplitude, length)
 
     def covariance(self, x: Array, y: Array, amplitude: float | Array, length: float | Array) -> Array:
         """Prior covariances [n, m] of the exact process between coordinates x [n, q] and y [m, q] of the frame."""
@@ -174,47 +178,135 @@ class LossSurface:
         """Sample the parameters and observe the losses."""
         coordinates = as_jax(self.frame.coordinates(sites))
         response = None if losses is None else _response(losses, self.family)
-        level = numpyro.sample("level", dist.Normal(self.center, 2 * self.spread))
-        amplitude = numpyro.sample("amplitude", dist.HalfNormal(1.5 * self.spread))
-        length = numpyro.sample("length", dist.LogNormal(np.log(0.4), 0.7))
+        prior = self._prior
+        level, amplitude, length = prior.process()
         if self.collapsed:
-            noise = numpyro.sample("noise", dist.HalfNormal(1.5 * self.spread))
-            marginal = self._marginal(coordinates, level, amplitude, length, noise)
+            marginal = self._marginal(coordinates, level, amplitude, length, prior.noise())
             numpyro.sample("losses", marginal, obs=response)
             return
         root = self._root(coordinates, amplitude, length)
         white = numpyro.sample("process", dist.Normal(0.0, 1.0).expand([root.shape[1]]).to_event(1))
-        surface = numpyro.deterministic("surface", level + root @ white)
-        if self.family == "gamma":
-            shape = numpyro.sample("shape", dist.LogNormal(0.0, 1.0))
-            likelihood: dist.Distribution = dist.Gamma(shape, shape * jnp.exp(-surface))
-        else:
-            noise = numpyro.sample("noise", dist.HalfNormal(1.5 * self.spread))
-            likelihood = dist.StudentT(numpyro.sample("freedom", dist.Gamma(2.0, 0.1)), surface, noise)
+        likelihood = prior.around(numpyro.deterministic("surface", level + root @ white), self.family)
         with numpyro.plate("site", len(coordinates)):
             numpyro.sample("losses", likelihood, obs=response)
+
+    def data(self, sites: Sites | ArrayLike, losses: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates [n, q] in the frame, and what the model observes there: the losses, or their logarithms [n]."""
+        coordinates, values = self.frame.coordinates(sites), as_floats("losses", losses, 1).astype(np.float64)
+        _check_positive(values, self.family)
+        if len(values) != len(coordinates):
+            raise ValueError(f"losses has {len(values)} entries for {len(coordinates)} sites; give one per site.")
+        return coordinates, np.log(values) if self.family == "log-normal" else values
+
+    def prepared(
+        self, sites: Sites | ArrayLike, losses: ArrayLike | None = None
+    ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """An equal model on checked data: a summary where that is enough, else filled up to a size class."""
+        if losses is None:
+            return self, (sites,), {}
+        coordinates, response = self.data(sites, losses)
+        if self.collapsed and self.basis:
+            summary = summarised(self.functions(coordinates), response)
+            return SummarisedSurface(self._prior, self.spectrum), (summary,), {}
+        if not self.basis and not self.collapsed:  # the process has an entry for each site: no room for others
+            return self, (sites, losses), {}
+        size = size_class(len(response), COARSE if self.collapsed else COARSE_ROWS)
+        weight = padded(np.ones(len(response)), size)
+        filled = padded(response, size, 1.0)
+        if self.collapsed:
+            return CollapsedProcess(self._prior, self.kernel), (padded(coordinates, size), filled, weight), {}
+        model = SampledSurface(self._prior, self.spectrum, self.family)
+        return model, (padded(self.functions(coordinates), size), filled, weight), {}
+
+    def completed(
+        self, draws: Mapping[str, np.ndarray], sites: Sites | ArrayLike, losses: ArrayLike | None = None
+    ) -> dict[str, np.ndarray]:
+        """The surface [n, sites] under n draws, for the families in which it is sampled."""
+        if self.collapsed or "process" not in draws:
+            return {}
+        coordinates = self.frame.coordinates(sites)
+        level, process = np.asarray(draws["level"])[:, None], np.asarray(draws["process"], np.float64)
+        amplitude, length = (np.asarray(draws[name], np.float64) for name in ("amplitude", "length"))
+        if self.basis:
+            return {"surface": level + (self.scales(amplitude, length) * process) @ self.functions(coordinates).T}
+        rows = zip(amplitude, length, process, strict=True)
+        return {"surface": level + np.stack([self._root(coordinates, a, one) @ white for a, one, white in rows])}
+
+    def potential(self, sites: Sites | ArrayLike, losses: ArrayLike | None = None) -> SurfacePotential | None:
+        """Minus the log posterior in closed form, where the process is integrated out; None where it is not."""
+        if losses is None or not self.collapsed:
+            return None
+        coordinates, response = self.data(sites, losses)
+        prior = float(self.center), float(self.spread)
+        if self.basis:
+            return basis_potential(self.spectrum, summarised(self.functions(coordinates), response), *prior)
+        return process_potential(self.kernel, coordinates, response, *prior)
+
+    def log_densities(self, z: np.ndarray, sites: Sites | ArrayLike, losses: ArrayLike) -> np.ndarray:
+        """Log joint density [n] at vectors z [n, 4], Jacobian included, where the process is integrated out."""
+        potential = self.potential(sites, losses)
+        if potential is None:
+            raise ValueError(f"the process of a surface of the {self.family} family is not integrated out.")
+        return np.array([-potential.value(each) for each in z])
+
+    def derived(self, sites: Mapping[str, Any]) -> dict[str, Any]:
+        """Deterministic sites from others: none where the process is integrated out."""
+        return {}
+
+    def observed(self, sites: Sites | ArrayLike, losses: ArrayLike | None = None) -> dict[str, np.ndarray]:
+        """The observed site: the losses, or their logarithms for the log-normal family."""
+        return {} if losses is None else {"losses": self.data(sites, losses)[1]}
+
+    def pointwise(
+        self,
+        draws: Mapping[str, np.ndarray],
+        rng: np.random.Generator,
+        sites: Sites | ArrayLike,
+        losses: ArrayLike | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Log likelihood for n draws, [n] with the process integrated out or else [n, sites], and simulated losses."""
+        if losses is None:
+            return {}, {}
+        coordinates, response = self.data(sites, losses)
+        if not self.collapsed:
+            surface = draws["surface"] if "surface" in draws else self.completed(draws, sites)["surface"]
+            found = at_surface(self.family, np.asarray(surface), draws, response, rng)
+        else:
+            potential = self.potential(sites, losses)
+            assert potential is not None
+            found = integrated_out(potential.marginal, self._process_draws(coordinates, rng), draws, rng)
+        return {"losses": found[0]}, {"losses": found[1]}
+
+    def _process_draws(self, coordinates: np.ndarray, rng: np.random.Generator) -> Callable[[float, float], np.ndarray]:
+        """From amplitude and length to a draw [n] of the process at the sites."""
+        if self.basis:
+            phi, spectrum = self.functions(coordinates), self.spectrum
+            return lambda *parameters: phi @ (spectrum.scales(*parameters) * rng.standard_normal(phi.shape[1]))
+        return lambda *parameters: self._root(coordinates, *parameters) @ rng.standard_normal(len(coordinates))
+
+    @property
+    def _prior(self) -> SurfacePrior:
+        return SurfacePrior(self.center, self.spread)
 
     def _marginal(
         self, coordinates: jax.Array, level: jax.Array, amplitude: jax.Array, length: jax.Array, noise: jax.Array
     ) -> dist.Distribution:
         """Distribution of the (log) losses, the process integrated out."""
         if self.basis:
-            return BasisNormal(self._phi(coordinates), level, self.scales(amplitude, length), noise)
+            return BasisNormal(self.functions(coordinates), level, self.scales(amplitude, length), noise)
         total = self.covariance(coordinates, coordinates, amplitude, length)
         total += (noise**2 + JITTER * amplitude**2) * jnp.eye(len(coordinates))
         return dist.MultivariateNormal(jnp.full(len(coordinates), level), total)
 
-    def _root(self, coordinates: jax.Array, amplitude: jax.Array, length: jax.Array) -> jax.Array:
+    def _root(self, coordinates: Array, amplitude: float | Array, length: float | Array) -> Array:
         """R [n, b] with R R' the covariance of the process at the sites."""
+        root: Array
         if self.basis:
-            return self._phi(coordinates) * self.scales(amplitude, length)
-        correlation = covariance(self.kernel, coordinates, coordinates, length)
-        factor: jax.Array = jnp.linalg.cholesky(correlation + 10 * JITTER * jnp.eye(len(coordinates)))
-        return amplitude * factor
-
-    def _phi(self, coordinates: jax.Array) -> jax.Array:
-        with jax.ensure_compile_time_eval():  # it holds no parameter: a constant of the program
-            return self.functions(coordinates)
+            root = self.functions(coordinates) * self.scales(amplitude, length)
+            return root
+        xp, correlation = module(coordinates), covariance(self.kernel, coordinates, coordinates, length)
+        root = amplitude * xp.linalg.cholesky(correlation + 10 * JITTER * xp.eye(len(coordinates)))
+        return root
 
 
 def _response(losses: ArrayLike, family: Family) -> jax.Array:

@@ -17,7 +17,8 @@ from tercet.designs import (
 from tercet.inference.posteriors import SampledPosterior
 from tercet.inference.posteriors.context import Context
 from tercet.models import LossSurface, Sites
-from tercet.models.space.loss_surfaces import JITTER, WALL
+from tercet.models.space.marginal_likelihoods import JITTER
+from tercet.models.space.spectral_basis import WALL
 
 
 def draw(space: str, n: int, rng: np.random.Generator) -> Sites:

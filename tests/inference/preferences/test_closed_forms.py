@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from tercet.datasets import american_league_1987
 from tercet.inference import laplace
+from tercet.inference.posteriors.newton import mode_alone, newton
 from tercet.models import AbilityHead, BradleyTerry, Comparisons, Items, LinearHead, Thurstone
 from tercet.models.preferences.comparison_models import ORDER_SD
 
@@ -176,3 +177,22 @@ def test_wide_heads_start_in_single_precision_and_end_exact(prior_sd, rng):
     assert np.abs(gradient).max() < 1e-8
     precision = difference.T @ (difference * (p * (1 - p))[:, None]) + np.eye(d) / tau**2
     np.testing.assert_allclose(fit.precision_factor @ fit.precision_factor.T, precision, atol=1e-9 * precision.max())
+
+
+@pytest.mark.parametrize("prior_sd", [1.0, math.inf])
+def test_the_mode_alone_is_that_of_newton(prior_sd, rng):
+    """So many answers that the search starts from a subsample, and that from one of its own."""
+    items = Items(rng.normal(size=(900, 2)))
+    first = rng.integers(900, size=30_000)
+    second = (first + rng.integers(1, 900, size=30_000)) % 900
+    reward = items.features @ [1.0, -0.5]
+    answers = Comparisons(first, second, 1.0 * (rng.random(30_000) < expit(reward[first] - reward[second])))
+    form = BradleyTerry(LinearHead(prior_sd)).linear_form(items, answers)
+    assert form.size > 16 * 16 * 50 * 2
+    alone, whole = mode_alone(form), newton(form)
+    assert alone.converged
+    assert alone.gradient_norm <= 1e-8
+    np.testing.assert_allclose(alone.point, whole.point, atol=1e-11)
+    start = newton(form, np.zeros(2))  # without a subsample
+    np.testing.assert_allclose(whole.point, start.point, atol=1e-11)
+    np.testing.assert_allclose(whole.precision, start.precision, rtol=1e-9)

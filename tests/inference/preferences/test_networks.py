@@ -148,7 +148,7 @@ def test_the_gradient_steps_are_those_of_the_log_posterior(rng):
     with jax.enable_x64(False):
         networks = _Networks(model, items, 20, 1e-4, separate=False)
         (batches,) = networks.minibatches(answers, rng.permutation(20), 20, 1, np.ones((1, 20)))
-        z, state = networks.start(jax.random.key(0), 1, batches)
+        z, state = networks.start(jax.random.key(0), 1, networks.held_out(answers)[0])
         after, _ = networks.steps(z, state, batches)
     with jax.enable_x64(True):
         sites = {name: np.asarray(value[0], np.float64) for name, value in z.items()}

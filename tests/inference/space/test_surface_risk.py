@@ -7,7 +7,7 @@ import pytest
 
 from tercet.inference import holdout_risk, laplace, lipschitz_constant, nuts, surface_risk
 from tercet.inference.space import expected_losses
-from tercet.inference.space.surfaces import SurfaceDraws, basis_functions, pathwise_draws, weight_draws
+from tercet.inference.space.surfaces import SurfaceDraws, pathwise_draws, weight_draws
 from tercet.models import LossSurface, Sites
 from tercet.models.space import Frame
 
@@ -37,7 +37,7 @@ def test_surfaces_are_drawn_from_the_conditional_process(basis, rng):
     coordinates, new = rng.uniform(-1, 1, (25, 2)), rng.uniform(-1, 1, (6, 2))
     response = rng.normal(size=25)
     if basis:
-        root = [basis_functions(model, each) * np.asarray(model.scales(1.2, 0.5)) for each in (coordinates, new)]
+        root = [model.functions(each) * np.asarray(model.scales(1.2, 0.5)) for each in (coordinates, new)]
         among, across, ahead = root[0] @ root[0].T, root[1] @ root[0].T, root[1] @ root[1].T
     else:
         among, across, ahead = (

@@ -21,7 +21,7 @@ from tercet.inference import (
     nuts,
     reference_mode,
 )
-from tercet.inference.posteriors.evaluation import log_likelihood
+from tercet.inference.posteriors.evaluation import pointwise
 from tercet.inference.posteriors.minimise import Solution
 from tercet.inference.posteriors.problem import Problem
 from tercet.inference.trajectories.references import newton_to_mode
@@ -77,7 +77,7 @@ def test_mode_is_stationary_and_covariance_is_its_inverse_hessian():
     assert fit.diagnostics["agree"] == 3
     problem = Problem(FIRST, (cells(0),), {}, x64=True)
     with problem.precision():
-        exact, gradient = np.asarray(problem._hessian(fit.center)), problem.value_and_gradient(fit.center)[1]
+        exact, gradient = problem.hessian(fit.center), problem.value_and_gradient(fit.center)[1]
     np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
     np.testing.assert_allclose(fit.precision_factor @ fit.precision_factor.T, exact, rtol=1e-4, atol=1e-4)
 
@@ -90,7 +90,7 @@ def test_closed_form_of_a_gaussian_population(seed):
     decay = np.exp(-0.4 * TIMES[1:])
     mean, sd = 1.5 * (1 - decay), 0.7 * np.sqrt((1 - decay**2) / 0.8)
     expected = [scipy.stats.norm.logpdf(x[:, 0], m, s) for x, m, s in zip(data.particles[1:], mean, sd, strict=True)]
-    logs = log_likelihood(problem, draws)["snapshots"][0]
+    logs = pointwise(problem, draws)[0]["snapshots"][0]
     np.testing.assert_allclose(logs, np.concatenate(expected), rtol=1e-4)
 
 

@@ -8,10 +8,19 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 import scipy.integrate
+import scipy.special
 import scipy.stats
 
 from tercet.models.preferences.distributions import SoftBernoulli
-from tercet.models.preferences.links import Logistic, Probit, gauss_hermite, inverse_mills
+from tercet.models.preferences.links import (
+    MIXTURE,
+    SCALES,
+    Logistic,
+    Probit,
+    gauss_hermite,
+    inverse_mills,
+    kolmogorov_density,
+)
 
 LINKS = [(link, partial(SoftBernoulli, link=link)) for link in (Logistic(), Probit())]
 each_link = pytest.mark.parametrize(("link", "family"), LINKS, ids=["logistic", "probit"])
@@ -141,3 +150,13 @@ def test_expected_information_against_numerical_integration(link, sd):
     expected = [(weights * link.information(m + sd * grid)).sum() for m in means]
     tolerance = 1e-8 if isinstance(link, Logistic) else 2e-4
     np.testing.assert_allclose(link.integrate_information(means, np.full(5, sd**2)), expected, atol=tolerance)
+
+
+def test_the_logistic_is_a_mixture_of_normals():
+    """Andrews and Mallows: at any r, with the density of Kolmogorov's distribution, which SciPy gives to 1e-7."""
+    r = np.linspace(-12.0, 12.0, 49)
+    mixture = scipy.stats.norm.cdf(r[:, None] / (2.0 * SCALES)) @ MIXTURE
+    np.testing.assert_allclose(mixture, scipy.special.expit(r), atol=2e-10)
+    x = np.append(np.geomspace(0.2, 4.0, 30), [1.0 - 1e-12, 1.0])
+    np.testing.assert_allclose(kolmogorov_density(x), scipy.stats.kstwobign.pdf(x), atol=1e-7)
+    assert np.ptp(kolmogorov_density(x[-2:])) < 1e-11
