@@ -22,6 +22,7 @@ def size_class(n: int, coarse: int = COARSE) -> int:
 
     Examples
     --------
+    >>> from tercet.models._size_classes import size_class
     >>> [size_class(n) for n in (1, 2, 3, 40, 45, 64, 65, 4096, 4097, 9000)]
     [1, 2, 4, 64, 64, 64, 128, 4096, 4608, 9216]
     """

@@ -10,7 +10,8 @@ with S, m those of the last time. F and Q start afresh at every time: no flow is
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from tercet.inference.posteriors.sharing import compiled_once
 from tercet.models._inputs import KeyLike, as_floats, as_jax, as_key
 from tercet.models._size_classes import size_class
 from tercet.models.trajectories.linear_noise import linear_noise_moments
@@ -27,6 +29,7 @@ from tercet.models.trajectories.reference_sdes import Drift, ReferenceSDE, Theta
 from tercet.models.trajectories.snapshot_model import JITTER
 from tercet.models.trajectories.transitions import inverse_and_log_det
 
+FEW_STATES = 8192  # pairs times times up to which it is quicker to run the program as it is than to optimise it
 FEW_TIMES = 16  # up to so many times their classes are powers of two, beyond that finer: the run time is in proportion
 
 
@@ -185,7 +188,8 @@ def paths_between(
     grid, columns, steps = _grid(ends, times, relinearise, substeps)
     with jax.enable_x64(True):
         pairs = Pairs.of(source.reshape(-1, d), target.reshape(-1, d), np.repeat(grid, n, axis=0).T)
-        draws = np.asarray(_draw(relinearise, as_jax(sde), steps, sde.parameters(theta), (pairs, as_key(key))))
+        program = _draw_program(relinearise, pairs.clock.size <= FEW_STATES)
+        draws = np.asarray(program(as_jax(sde), steps, sde.parameters(theta), (pairs, as_key(key))))
     draws = draws[:, : count * n].reshape(-1, count, n, d)
     if not np.isfinite(draws).all():
         raise ValueError("the paths explode under these parameters; change theta.")
@@ -318,7 +322,11 @@ def _moments(passes: int, sde: ReferenceSDE, steps: Array, theta: Theta, pairs: 
     return line.mean + matvec(gain, pairs.target - line.mean[-1]), spread - gain @ onward @ spread
 
 
-@partial(jax.jit, static_argnums=0)
+@cache
+def _draw_program(passes: int, small: bool) -> Callable[..., Array]:
+    return compiled_once(partial(_draw, passes)) if small else jax.jit(partial(_draw, passes))
+
+
 def _draw(passes: int, sde: ReferenceSDE, steps: Array, theta: Theta, given: tuple[Pairs, Array]) -> Array:
     """A free path of the linearised reference, corrected by the gain times its miss of the target (Matheron's rule)."""
     pairs, key = given

@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, lru_cache, partial
-from typing import Literal, NamedTuple
+from functools import cache, cached_property, lru_cache, partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ REFINED = 2  # distinct modes of the moment-matching posterior that are refined,
 MARGIN = 0.25  # the second only where it is worse by less than this many nats per particle
 MOST_SUBSTEPS = 320
 FEW = 12  # parameters up to which moments are differentiated forwards, and matching them is quick
+FEW_PAIRS = 4096  # of particles of neighbouring snapshots up to which the likelihood is
 ACCURACY = 0.1  # integration error allowed, in posterior standard deviations (an upper bound)
 
 
@@ -85,7 +86,7 @@ def multistart_mode(
         )
     sites = {name: np.asarray(value[0]) for name, value in matching.constrain(matches[0].point[None]).items()}
     model = with_enough_substeps(model, snapshots, sites)
-    problem = Problem(model, (snapshots,), {}, key, x64=True, differences=True)
+    problem = QuickProblem(model, (snapshots,), {}, key, x64=True, differences=True)
     solution, agree = _refine(problem, matching, matches, search, MARGIN * sum(snapshots.counts))
     advance()
     return MultistartMode(model, problem, solution, agree)
@@ -142,14 +143,23 @@ def _match_moments(
 
 
 class QuickProblem(Problem):
-    """A problem of few parameters, run by a program without optimisation: that is compiled four times as quickly.
+    """A problem that, where it is small, is run by a program without optimisation: compiled four times as quickly.
 
-    Its few hundred runs, which do not grow with the data, take less time than that saves.
+    The runs of a search then take less time than that saves: moments are matched without regard to how many particles
+    there are, and few particles have few pairs.
     """
+
+    @cached_property
+    def _small(self) -> bool:
+        model: Any = self.model
+        counts = FilledSnapshots(self.args[0]).counts  # type: ignore[arg-type]
+        sources = counts[:1] * (len(counts) - 1) if model.anchor == "first" else counts[:-1]
+        pairs = 0 if model.start == "summary" else max(1, model.paths) * np.dot(sources, counts[1:])
+        return self.size <= FEW and bool(pairs <= FEW_PAIRS)
 
     def value_and_gradient(self, z: np.ndarray) -> tuple[float, Float[np.ndarray, " p"]]:
         """Potential at z [p], and its gradient [p]."""
-        if self.size > FEW:
+        if not self._small:
             return super().value_and_gradient(z)
         with self.precision():
             value, gradient = _quick_program(self.programs)(as_jax(z), self.sharing.numbers)

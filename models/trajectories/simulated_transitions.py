@@ -42,6 +42,7 @@ def simulated_moments(
     key: KeyLike = 0,
     start_factor: Array | None = None,
     scale: jax.typing.ArrayLike | None = None,
+    rows: Array | None = None,
 ) -> TransitionMoments:
     """Moments of the last steps to times[1:] of `paths` paths from each start: leading axes [K, n * paths].
 
@@ -62,6 +63,7 @@ def simulated_moments(
     key : int seed or JAX key
     start_factor : array [d, d], C with C C' the covariance of the starts; default zero
     scale : length scale of the data; default the largest absolute start
+    rows : integers [n], which of the random numbers belong to each start; default in order
 
     References
     ----------
@@ -81,6 +83,7 @@ def simulated_moments(
         x = x + jax.random.normal(keys[-1], (count, d)) @ start_factor.T
 
     noises = jax.eval_shape(sde.volatility_matrix, theta, x[0], jnp.zeros(())).shape[1]
+    own = None if rows is None else (rows[:, None] * paths + jnp.arange(paths)).reshape(-1)
     advance = jax.vmap(partial(_step, sde, theta, FAR * size))
 
     @jax.checkpoint
@@ -91,6 +94,7 @@ def simulated_moments(
             x, near = state
             near = jnp.where((before == i)[:, None], x, near)
             noise = jax.random.normal(jax.random.fold_in(key, i), (count, noises))
+            noise = noise if own is None else noise[own]
             return (advance(x, (begin + i * dt, dt, noise)), near), None
 
         (x, near), _ = jax.lax.scan(step, (x, x), jnp.arange(steps))

@@ -290,8 +290,12 @@ class SnapshotModel(Structural):
         owner, fill = _stacked_rows(snapshots.counts[:-1])
         columns = (fill[:, :, None] * self.paths + np.arange(self.paths)).reshape(len(fill), -1)
 
+        present = _present(snapshots)
+        # A particle keeps the random numbers that it has where nothing fills up.
+        rows = None if present is None else jnp.maximum(jnp.cumsum(jnp.concatenate(present[:-1])) - 1, 0).astype(int)
+
         def together(theta: Theta, sources: Array, times: Array) -> TransitionMoments:
-            moments = simulated(theta, sources, jnp.stack([times[owner], times[owner + 1]]))
+            moments = simulated(theta, sources, jnp.stack([times[owner], times[owner + 1]]), rows=rows)
             return TransitionMoments(moments.mean[0][columns], moments.covariance[0][columns])
 
         return forward_only(together)(theta, jnp.concatenate(clouds[:-1]), times)

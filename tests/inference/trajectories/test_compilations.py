@@ -189,7 +189,7 @@ MODELS = {
     "state-dependent": SnapshotModel(ReferenceSDE(ornstein_uhlenbeck(1), proportional_volatility()), "consecutive"),
     "gaussian": SnapshotModel(pull(), start="gaussian"),
     "summary": SnapshotModel(pull(), "consecutive", start="summary"),
-    "simulated": SnapshotModel(pull(), paths=3, path_steps=4),
+    "simulated": SnapshotModel(pull(), "consecutive", paths=3, path_steps=4),
     "simulated, gaussian": SnapshotModel(pull(), start="gaussian", paths=3, path_steps=4),
 }
 

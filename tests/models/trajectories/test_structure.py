@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from compilations import compilations
 
 from tercet.inference.posteriors.problem import Problem
 from tercet.models import (
@@ -153,37 +153,44 @@ def test_keys_and_arrays_go_by_value() -> None:
     assert content(np.arange(4)) != content(np.arange(4).reshape(2, 2))
 
 
+def slowed(share: float, theta: Any, x: Any, t: Any) -> Any:
+    return -share * theta["rate"] * x
+
+
 def test_references_of_one_structure_share_a_program() -> None:
-    """The drift is traced for the first reference of its structure, and never again, whatever its numbers are."""
-    traces = itertools.count()  # not a list: what a function refers to is part of its structure
+    """Whatever their numbers are: they are arguments, and are heard."""
 
-    def counted(rate: float, theta: Any, x: Any, t: Any) -> Any:
-        next(traces)
-        return -rate * theta["rate"] * x
-
-    def run(sd: float, rate: float = 1.0, noise: float = 1e-9) -> np.ndarray:
-        drift = own(partial(counted, rate), sd) + brownian(1).prefixed("b_")
+    def run(sd: float = 1.0, share: float = 1.0, noise: float = 1e-9, function: Any = slowed) -> np.ndarray:
+        drift = own(partial(function, share), sd) + brownian(1).prefixed("b_")
         sde = ReferenceSDE(drift, constant_volatility(noise))
-        jax.tree.leaves(sde)  # which traces each drift once, to see whether its numbers may be traced
-        before = next(traces)
-        paths = simulate(sde, {"rate": 1.0}, np.ones((2, 1)), [0.0, 1.0], step=0.05)
-        traced.append(next(traces) - before - 1)
-        return paths
+        return simulate(sde, {"rate": 1.0}, np.ones((2, 1)), [0.0, 1.0], step=0.05)
 
-    traced: list[int] = []
-    np.testing.assert_array_equal(run(1.0), run(1.0))
-    run(2.0)
-    np.testing.assert_allclose(run(1.0, rate=2.0)[1], np.exp(-2.0), rtol=1e-4)
-    assert np.abs(run(1.0, noise=1.0)[1] - np.exp(-1.0)).max() > 1e-3
-    assert traced[0] > 0
-    assert not any(traced[1:])
+    first = run()
+    with compilations() as found:
+        np.testing.assert_array_equal(run(), first)
+        np.testing.assert_array_equal(run(sd=2.0), first)
+        np.testing.assert_allclose(run(share=2.0)[1], np.exp(-2.0), rtol=1e-4)
+        assert np.abs(run(noise=1.0)[1] - np.exp(-1.0)).max() > 1e-3
+    assert found.programs == 0
+    with compilations() as found:
+        run(function=lambda share, theta, x, t: share * theta["rate"] * x)
+    assert found.programs > 0
 
 
-def test_equal_models_share_the_programs_of_their_posterior() -> None:
-    data = (Snapshots(np.random.default_rng(0).normal(size=(3, 5, 1)), [0.0, 1.0, 2.0]),)
-    one, other = (SnapshotModel(ReferenceSDE(ornstein_uhlenbeck(1), constant_volatility())) for _ in range(2))
-    assert Problem(one, data).programs is Problem(other, data).programs
-    assert Problem(one, data).programs is not Problem(SnapshotModel(one.sde, "consecutive"), data).programs
+def test_models_of_one_structure_share_the_programs_of_their_posterior(rng: np.random.Generator) -> None:
+    def programs(data: Snapshots, anchor: str = "first", volatility: float = 0.5) -> Any:
+        sde = ReferenceSDE(ornstein_uhlenbeck(1), constant_volatility(volatility))
+        return Problem(SnapshotModel(sde, anchor), (data,), x64=True).programs
+
+    data = [Snapshots([rng.normal(size=(n, 1)), rng.normal(size=(9, 1))], [0.0, 1.0], [name]) for n, name in NAMED]
+    one = programs(data[0])
+    assert one is programs(data[0], volatility=0.6)
+    assert one is programs(data[1]), "other data of the same class of sizes, other names"
+    assert one is not programs(data[2]), "twice the size"
+    assert one is not programs(data[0], "consecutive")
+
+
+NAMED = [(5, "x"), (7, "gene"), (12, "x")]
 
 
 def test_references_are_static_arguments_or_pytrees() -> None:
