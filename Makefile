@@ -60,6 +60,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/dask_pairs.py
 	$(BIN)/python benchmarks/accelerator.py build/benchmarks/accelerator.json
+	$(BIN)/python benchmarks/first_calls.py
 
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py --smoke
@@ -70,6 +71,7 @@ bench-smoke: $(VENV)/.dev
 	$(BIN)/python benchmarks/rewards.py --smoke
 	$(BIN)/python benchmarks/dask_pairs.py --smoke
 	$(BIN)/python benchmarks/accelerator.py --smoke
+	$(BIN)/python benchmarks/first_calls.py --smoke --only davidson arviz-annotators surface bridges
 	$(BIN)/python benchmarks/pointwise_study.py --smoke
 	$(BIN)/python benchmarks/design_study.py --smoke
 
