@@ -225,7 +225,11 @@ def bridges(small: bool) -> list[tuple[str, Call]]:
         made.append(multimarginal_bridge(sde, theta, given))
 
     calls: list[tuple[str, Call]] = [(name, partial(bridge, given)) for name, given in zip(names, data, strict=True)]
-    return [*calls, ("paths, first", lambda: made[0].paths([0.25, 1.2])), ("paths, other bridge", lambda: made[1].paths([0.25, 1.2]))]
+    return [
+        *calls,
+        ("paths, first", lambda: made[0].paths([0.25, 1.2])),
+        ("paths, other bridge", lambda: made[1].paths([0.25, 1.2])),
+    ]
 
 
 ROWS: dict[str, Row] = {

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+
+# Before JAX: most of a short test is compilation, and without XLA's optimisation that takes a third of the time. The
+# demo, the notebooks and the benchmarks run optimised programs; so do the tests with another JAX, whose XLA would stop
+# at an option that it does not know, and with XLA_FLAGS set to anything else.
+if version("jax").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax
 import matplotlib

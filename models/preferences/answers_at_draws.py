@@ -54,7 +54,7 @@ def at_draws(
 
 
 def log_likelihood(
-    model: ComparisonModel, logit: Float[np.ndarray, " m"], sites: Mapping[str, np.ndarray], outcome: np.ndarray
+    model: ComparisonModel, logit: Float[np.ndarray, " m"], sites: Mapping[str, Any], outcome: np.ndarray
 ) -> Float[np.ndarray, " m"]:
     """Log likelihood [m] of outcomes given logits and one value of each site."""
     answers = model.answers
