@@ -62,18 +62,15 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/accelerator.py build/benchmarks/accelerator.json
 	$(BIN)/python benchmarks/first_calls.py
 
-bench-smoke: $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py --smoke
-	$(BIN)/python benchmarks/trajectories.py --smoke
-	$(BIN)/python benchmarks/spatial.py --smoke
-	$(BIN)/python benchmarks/local_regression.py --smoke
-	$(BIN)/python benchmarks/spatial_study.py --smoke
-	$(BIN)/python benchmarks/rewards.py --smoke
-	$(BIN)/python benchmarks/dask_pairs.py --smoke
-	$(BIN)/python benchmarks/accelerator.py --smoke
-	$(BIN)/python benchmarks/first_calls.py --smoke --only davidson arviz-annotators surface bridges
-	$(BIN)/python benchmarks/pointwise_study.py --smoke
-	$(BIN)/python benchmarks/design_study.py --smoke
+# Each script is a target of its own, so that `make -j 2 bench-smoke` runs two at a time.
+SMOKE := run trajectories spatial local_regression spatial_study rewards dask_pairs accelerator first_calls pointwise_study design_study
+first_calls_smoke := --only davidson arviz-annotators surface bridges
+
+.PHONY: $(SMOKE:%=smoke-%)
+bench-smoke: $(SMOKE:%=smoke-%)
+
+$(SMOKE:%=smoke-%): smoke-%: $(VENV)/.dev
+	$(BIN)/python benchmarks/$*.py --smoke $($*_smoke)
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python notebooks/execute.py $(ARGS)
