@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -199,14 +200,23 @@ def chosen(small: bool) -> list[tuple[str, Call]]:
     from tercet.models import (
         ReferenceSDE,
         SnapshotModel,
+        Snapshots,
+        brownian,
         constant_volatility,
-        lotka_volterra,
-        proportional_volatility,
+        ornstein_uhlenbeck,
     )
 
-    volatilities = {"proportional noise": proportional_volatility(), "constant noise": constant_volatility()}
-    candidates = {name: SnapshotModel(ReferenceSDE(lotka_volterra(), each)) for name, each in volatilities.items()}
-    data = [cells((40, 41, 42, 43, 44, 45), 0), cells((45, 43, 44, 40, 42, 41), 1)]
+    drifts = {"Brownian": brownian(2), "Ornstein-Uhlenbeck": ornstein_uhlenbeck(2)}
+    candidates = {
+        name: SnapshotModel(ReferenceSDE(drift, constant_volatility()), anchor="consecutive")
+        for name, drift in drifts.items()
+    }
+
+    def drifting(sizes: tuple[int, ...], key: int) -> Any:
+        rng = np.random.default_rng(key)
+        return Snapshots([rng.normal(0.5 * k, 1.0, (n, 2)) for k, n in enumerate(sizes)], np.arange(float(len(sizes))))
+
+    data = [drifting((40, 41, 42, 43, 44, 45), 0), drifting((45, 43, 44, 40, 42, 41), 1)]
     names = ("six snapshots of 40 to 45", "again, other data")
     return [(name, partial(choose_reference, candidates, given)) for name, given in zip(names, data, strict=True)]
 
@@ -293,7 +303,9 @@ def main() -> None:
     print(f"{'row':18} {'call':36} {'processor s':>11} {'programs':>9}")
     for name in options.only:
         command = [sys.executable, __file__, "--child", name, *(["--smoke"] if options.smoke else [])]
-        done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        environment = {"OPENBLAS_NUM_THREADS": "1"} | os.environ  # idle BLAS threads wait at the cost of a processor
+        run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        done = json.loads(run.stdout.splitlines()[-1])
         for figure in done["figures"]:
             print(f"{name:18} {figure['call']:36} {figure['seconds']:11.2f} {figure['programs']:9}")
         print(f"{'':18} {'largest memory':36} {done['megabytes']:8.0f} MB", flush=True)
