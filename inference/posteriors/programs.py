@@ -93,7 +93,7 @@ class Programs:
         return sites
 
     def replayed(self, sites: Mapping[str, Any], numbers: Numbers) -> Trace:
-        """Trace of the model with these sites fixed (to be traced)."""
+        """Trace of the model with these sites fixed, the others drawn (to be traced)."""
         model, args, kwargs = self.bind(numbers)
         found: Trace = trace(substitute(seed(model, as_key(0)), data=dict(sites))).get_trace(*args, **kwargs)
         return found
@@ -115,11 +115,6 @@ class Programs:
             return self.layout.ravel(self._medians(jax.random.wrap_key_data(key), numbers))
 
         return compiled_once(jax.vmap(one, (0, None)))
-
-    @cached_property
-    def potential(self) -> Callable[[jax.Array, Numbers], jax.Array]:
-        """The potential at z."""
-        return jax.jit(self.potential_at)
 
     @cached_property
     def value_and_gradient(self) -> Callable[[jax.Array, Numbers], tuple[jax.Array, jax.Array]]:
@@ -176,7 +171,9 @@ class Programs:
         """Values of the observed sites."""
 
         def observed(numbers: Numbers) -> JaxSites:
-            return {name: jnp.asarray(site["value"]) for name, site in observed_sites(self._seeded(numbers)).items()}
+            return {
+                name: jnp.asarray(site["value"]) for name, site in observed_sites(self.replayed({}, numbers)).items()
+            }
 
         return compiled_once(observed)
 
@@ -184,7 +181,7 @@ class Programs:
     def dimensions(self) -> dict[str, list[str]]:
         """Names of the dimensions of each site: those of its plates, the others numbered."""
         names: dict[str, list[str]] = {}
-        jax.eval_shape(lambda numbers: names.update(_dimensions(self._seeded(numbers))), self._abstract)
+        jax.eval_shape(lambda numbers: names.update(_dimensions(self.replayed({}, numbers))), self._abstract)
         return names
 
     @cached_property
@@ -192,7 +189,7 @@ class Programs:
         """Hessian [p, p] of minus the log prior at z, Jacobian included."""
 
         def minus_log_prior(z: jax.Array, numbers: Numbers) -> jax.Array:
-            observed = observed_sites(self.replayed(self.constrained(z, numbers), numbers)).values()
+            observed = self._observed_at(z, numbers).values()
             return self.potential_at(z, numbers) + sum(jnp.sum(log_prob(site)) for site in observed)
 
         return self._by_cost(jax.hessian(minus_log_prior), self.size)
@@ -200,16 +197,11 @@ class Programs:
     @cached_property
     def information(self) -> Information:
         """Fisher information [p, p] of the observed sites about z."""
+        return information_program(self._observed_at, self.size, self._abstract)
 
-        def observed(z: jax.Array, numbers: Numbers) -> Trace:
-            return observed_sites(self.replayed(self.constrained(z, numbers), numbers))
-
-        return information_program(observed, self.size, self._abstract)
-
-    def _seeded(self, numbers: Numbers) -> Trace:
-        model, args, kwargs = self.bind(numbers)
-        found: Trace = trace(seed(model, as_key(0))).get_trace(*args, **kwargs)
-        return found
+    def _observed_at(self, z: jax.Array, numbers: Numbers) -> Trace:
+        """The observed sites of the trace at z."""
+        return observed_sites(self.replayed(self.constrained(z, numbers), numbers))
 
     def _by_cost(self, function: Callable[..., Any], passes: int) -> Callable[..., Any]:
         """Compiled for speed where the data are passed over often, else quickly."""

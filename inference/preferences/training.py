@@ -25,7 +25,7 @@ from tercet.models._size_classes import padded, size_class
 from tercet.models.items.items import Items
 from tercet.models.preferences.comparison_models import ComparisonModel
 from tercet.models.preferences.comparisons import Comparisons
-from tercet.models.preferences.mlp_head import MLPHead, check_standardised
+from tercet.models.preferences.mlp_head import MLPHead
 
 Container = TypeVar("Container", Items, Comparisons)
 Data = tuple[Items, Comparisons]
@@ -149,7 +149,6 @@ def _check(model: ComparisonModel, items: Items, sets: list[Comparisons], member
         raise ValueError("sets of comparisons trained together must share one list of annotators (annotator_ids).")
     for answers in sets:
         model.check(items, answers)
-    check_standardised(items)
 
 
 def _stop_early(
